@@ -1,0 +1,3 @@
+//! The edges: each API translates and validates, and decides nothing.
+
+pub mod native;

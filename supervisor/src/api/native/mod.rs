@@ -1,0 +1,3 @@
+//! wharf.v1 over gRPC.
+
+pub mod status;

@@ -1,0 +1,1 @@
+//! What acts on the kernel, the disk and the network; each behind a narrow interface.

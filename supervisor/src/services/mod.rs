@@ -1,0 +1,3 @@
+//! The product's behaviour: every rule lives here once.
+
+pub mod events;

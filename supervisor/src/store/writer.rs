@@ -1,0 +1,173 @@
+//! The one thread that writes: group commit.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    fmt,
+    fs::File,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+};
+
+use sled::Transactional as _;
+use tokio::sync::oneshot;
+
+use super::{
+    Error,
+    record::{Appended, Durability, Op, Ops},
+};
+
+/// Commits taken together at most, so that the first does not wait for the hundredth.
+const MAX_GROUP: usize = 256;
+
+pub(super) struct Request {
+    pub(super) ops: Ops,
+    pub(super) durability: Durability,
+    pub(super) done: oneshot::Sender<()>,
+}
+
+type Observe = Box<dyn Fn(&Appended) + Send + Sync>;
+
+/// Who is told of appended records; nobody at first.
+#[derive(Default)]
+pub(super) struct Observer(Mutex<Option<Observe>>);
+
+impl Observer {
+    pub(super) fn set(&self, observe: Observe) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(observe);
+    }
+
+    fn tell(&self, appended: &[Appended]) {
+        if let Some(observe) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            appended.iter().for_each(observe);
+        }
+    }
+}
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer").finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Writer {
+    db: sled::Db,
+    /// sled's file, open a second time: for the fsync that sled leaves out.
+    log: File,
+    trees: HashMap<&'static str, sled::Tree>,
+    sequences: HashMap<&'static str, u64>,
+    observer: Arc<Observer>,
+}
+
+impl Writer {
+    pub(super) fn spawn(
+        db: sled::Db,
+        log: File,
+        observer: Arc<Observer>,
+    ) -> Result<mpsc::Sender<Request>, Error> {
+        let (sender, requests) = mpsc::channel();
+        let mut writer =
+            Self { db, log, trees: HashMap::new(), sequences: HashMap::new(), observer };
+        thread::Builder::new()
+            .name("store".into())
+            .spawn(move || {
+                while let Ok(first) = requests.recv() {
+                    let group: Vec<Request> =
+                        std::iter::once(first).chain(requests.try_iter().take(MAX_GROUP)).collect();
+                    if let Err(error) = writer.commit(group) {
+                        // Nothing after this can be trusted to be kept: end, and recover at start.
+                        tracing::error!(error = crate::fault::chain(&error), "metadata lost");
+                        std::process::abort();
+                    }
+                }
+            })
+            .map_err(Error::Thread)?;
+        Ok(sender)
+    }
+
+    fn commit(&mut self, group: Vec<Request>) -> Result<(), Error> {
+        let durability = group.iter().map(|r| r.durability).max();
+        let mut waiting = Vec::with_capacity(group.len());
+        let mut ops = Vec::new();
+        for request in group {
+            ops.extend(request.ops.ops);
+            waiting.push(request.done);
+        }
+        let appended = self.apply(ops)?;
+        self.db.flush().map_err(Error::Read)?;
+        if durability == Some(Durability::Power) {
+            self.log.sync_data().map_err(|e| Error::folder("db".as_ref(), e))?;
+        }
+        self.observer.tell(&appended);
+        for done in waiting {
+            // The caller may have gone; the commit stands.
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, ops: Vec<Op>) -> Result<Vec<Appended>, Error> {
+        let mut names: Vec<&'static str> = Vec::new();
+        let mut changes: Vec<(usize, Vec<u8>, Option<Vec<u8>>)> = Vec::with_capacity(ops.len());
+        let mut appended = Vec::new();
+        for op in ops {
+            let (tree, key, value) = match op {
+                Op::Put { tree, key, value } => (tree, key, Some(value)),
+                Op::Delete { tree, key } => (tree, key, None),
+                Op::Append { tree, value } => {
+                    let sequence = self.next_sequence(tree)?;
+                    appended.push(Appended { tree, sequence, value: value.clone() });
+                    (tree, sequence.to_be_bytes().to_vec(), Some(value))
+                }
+            };
+            let index = names.iter().position(|n| *n == tree).unwrap_or_else(|| {
+                names.push(tree);
+                names.len() - 1
+            });
+            changes.push((index, key, value));
+        }
+        let trees: Vec<sled::Tree> =
+            names.iter().map(|name| self.tree(name)).collect::<Result<_, _>>()?;
+        if trees.is_empty() {
+            return Ok(appended);
+        }
+        let result: sled::transaction::TransactionResult<(), Infallible> =
+            trees.as_slice().transaction(|views| {
+                for (index, key, value) in &changes {
+                    match value {
+                        Some(value) => views[*index].insert(key.as_slice(), value.as_slice())?,
+                        None => views[*index].remove(key.as_slice())?,
+                    };
+                }
+                Ok(())
+            });
+        match result {
+            Ok(()) => Ok(appended),
+            Err(sled::transaction::TransactionError::Storage(e)) => Err(Error::Read(e)),
+            Err(sled::transaction::TransactionError::Abort(never)) => match never {},
+        }
+    }
+
+    fn tree(&mut self, name: &'static str) -> Result<sled::Tree, Error> {
+        if let Some(tree) = self.trees.get(name) {
+            return Ok(tree.clone());
+        }
+        let tree = self.db.open_tree(name).map_err(Error::Read)?;
+        self.trees.insert(name, tree.clone());
+        Ok(tree)
+    }
+
+    fn next_sequence(&mut self, name: &'static str) -> Result<u64, Error> {
+        let last = match self.sequences.get(name) {
+            Some(last) => *last,
+            None => last_sequence(&self.tree(name)?)?,
+        };
+        self.sequences.insert(name, last + 1);
+        Ok(last + 1)
+    }
+}
+
+pub(super) fn last_sequence(tree: &sled::Tree) -> Result<u64, Error> {
+    let last = tree.last().map_err(Error::Read)?;
+    Ok(last.and_then(|(key, _)| key.as_ref().try_into().ok().map(u64::from_be_bytes)).unwrap_or(0))
+}
