@@ -1,1 +1,38 @@
-//! Placeholder.
+//! Client library of Wharf: the API `wharf.v1` over a unix or TCP socket, with what a client should
+//! not have to write itself.
+//!
+//! Owns the connection (made lazily and made again when it broke), deadlines, typed errors, and
+//! streams that go on at their cursor after a restart of the supervisor: [`Session`] for attach and
+//! exec, [`LogStream`], [`EventStream`]. Must not hold anything of a command line: no printing, no
+//! terminal, no signal handling, no process exit.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), wharf_client::Error> {
+//! let client = wharf_client::connect("unix:/run/wharf/wharfd.sock")?;
+//! for container in client.list_containers(Default::default()).await? {
+//!     println!("{} {:?}", container.id, container.state());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod backoff;
+mod calls;
+mod connection;
+mod error;
+mod link;
+mod session;
+mod streams;
+mod transfer;
+
+pub use address::Address;
+pub use connection::{Client, Namespace, Service, connect};
+pub use error::{Details, Error, FieldError, Refusal, Resource};
+pub use session::{Event as SessionEvent, Input, InputSender, Session};
+pub use streams::{EventStream, LogStream};
+pub use transfer::{Import, Pull, PullEvent};
+/// The messages of the API.
+pub use wharf_proto::{kind::Kind, v1};

@@ -1,0 +1,240 @@
+//! The calls with one answer, each with its deadline.
+//!
+//! A deadline that passes, or a connection that breaks, leaves open whether the call took effect.
+//! Only [`Client::wait_container`], which changes nothing, is repeated here by itself.
+
+use std::time::{Duration, Instant};
+
+use wharf_proto::v1::{
+    Container, ContainerFilter, ContainerSpec, CreateContainerRequest, DeleteContainerRequest,
+    DeleteImageRequest, DeleteImageResponse, Exit, GetContainerRequest, GetContainerResponse,
+    GetImageRequest, GetImageResponse, Image, InfoRequest, InfoResponse, KillContainerRequest,
+    ListContainersRequest, ListImagesRequest, ResizeRequest, RunContainerRequest,
+    StartContainerRequest, StopContainerRequest, UpdateContainerRequest, VersionRequest,
+    VersionResponse, WaitContainerRequest, WindowSize,
+};
+
+use crate::{connection::Client, error::Error};
+
+/// For what only reads or writes metadata.
+const QUICK: Duration = Duration::from_secs(30);
+/// For what prepares file systems, starts or ends processes.
+const SLOW: Duration = Duration::from_secs(120);
+/// What a container has to stop when neither it nor the caller says more.
+const DEFAULT_STOP: Duration = Duration::from_secs(10);
+
+fn some<T>(call: &'static str, what: &'static str, value: Option<T>) -> Result<T, Error> {
+    value.ok_or(Error::Answer { call, what })
+}
+
+/// Each fails with [`Error::Refused`] when the server refuses, [`Error::Connect`] when nobody
+/// listens, [`Error::Broken`] or [`Error::Deadline`] when the answer did not come.
+impl Client {
+    /// Creates a container and starts nothing.
+    pub async fn create_container(&self, spec: ContainerSpec) -> Result<Container, Error> {
+        let request = CreateContainerRequest { spec: Some(spec) };
+        let mut containers = self.containers();
+        let answer = self.unary("Create", SLOW, containers.create(request)).await?;
+        some("Create", "the container", answer.container)
+    }
+
+    /// Creates and starts. `window` is the terminal's size at the start.
+    pub async fn run_container(
+        &self,
+        spec: ContainerSpec,
+        window: Option<WindowSize>,
+    ) -> Result<Container, Error> {
+        let request = RunContainerRequest { spec: Some(spec), window };
+        let mut containers = self.containers();
+        let answer = self.unary("Run", SLOW, containers.run(request)).await?;
+        some("Run", "the container", answer.container)
+    }
+
+    /// One container, by name, id or unique prefix of an id.
+    pub async fn container(&self, container: &str) -> Result<Container, Error> {
+        some("Get", "the container", self.get(container, false).await?.container)
+    }
+
+    /// One container and its OCI spec as JSON.
+    pub async fn container_with_spec(&self, container: &str) -> Result<(Container, String), Error> {
+        let answer = self.get(container, true).await?;
+        Ok((some("Get", "the container", answer.container)?, answer.oci_spec_json))
+    }
+
+    async fn get(&self, container: &str, oci_spec: bool) -> Result<GetContainerResponse, Error> {
+        let request =
+            GetContainerRequest { container: container.to_owned(), with_oci_spec: oci_spec };
+        self.unary("Get", QUICK, self.containers().get(request)).await
+    }
+
+    /// All containers that match, newest first, all pages.
+    pub async fn list_containers(&self, filter: ContainerFilter) -> Result<Vec<Container>, Error> {
+        let mut containers = self.containers();
+        let mut found = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request =
+                ListContainersRequest { filter: Some(filter.clone()), page_size: 0, page_token };
+            let answer = self.unary("List", QUICK, containers.list(request)).await?;
+            found.extend(answer.containers);
+            page_token = answer.next_page_token;
+            if page_token.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Changes name, labels or resources.
+    pub async fn update_container(
+        &self,
+        request: UpdateContainerRequest,
+    ) -> Result<Container, Error> {
+        let answer = self.unary("Update", QUICK, self.containers().update(request)).await?;
+        some("Update", "the container", answer.container)
+    }
+
+    /// Deletes a container; `force` kills it first if it runs.
+    pub async fn delete_container(&self, container: &str, force: bool) -> Result<(), Error> {
+        let request = DeleteContainerRequest { container: container.to_owned(), force };
+        self.unary("Delete", SLOW, self.containers().delete(request)).await?;
+        Ok(())
+    }
+
+    /// Answers when the container's process has been executed.
+    pub async fn start_container(
+        &self,
+        container: &str,
+        window: Option<WindowSize>,
+    ) -> Result<Container, Error> {
+        let request = StartContainerRequest { container: container.to_owned(), window };
+        let answer = self.unary("Start", SLOW, self.containers().start(request)).await?;
+        some("Start", "the container", answer.container)
+    }
+
+    /// Answers when the container has stopped. `timeout` (the container's own if unset) is what it
+    /// has before SIGKILL; an empty `signal` is the container's own.
+    pub async fn stop_container(
+        &self,
+        container: &str,
+        timeout: Option<Duration>,
+        signal: &str,
+    ) -> Result<Container, Error> {
+        let own = match timeout {
+            Some(timeout) => timeout,
+            None => self.own_stop_timeout(container).await?,
+        };
+        let request = StopContainerRequest {
+            container: container.to_owned(),
+            timeout: timeout.and_then(|timeout| timeout.try_into().ok()),
+            signal: signal.to_owned(),
+        };
+        let deadline = own.saturating_add(SLOW);
+        let answer = self.unary("Stop", deadline, self.containers().stop(request)).await?;
+        some("Stop", "the container", answer.container)
+    }
+
+    async fn own_stop_timeout(&self, container: &str) -> Result<Duration, Error> {
+        let spec = self.container(container).await?.spec.unwrap_or_default();
+        Ok(spec.stop_timeout.and_then(|own| own.try_into().ok()).unwrap_or(DEFAULT_STOP))
+    }
+
+    /// Sends a signal, by name or number; empty is SIGKILL.
+    pub async fn kill_container(&self, container: &str, signal: &str) -> Result<(), Error> {
+        let request =
+            KillContainerRequest { container: container.to_owned(), signal: signal.to_owned() };
+        self.unary("Kill", QUICK, self.containers().kill(request)).await?;
+        Ok(())
+    }
+
+    /// Waits, without a deadline, for the end of the incarnation that runs now (or, with
+    /// `until_removed`, of the container). Goes on over a restart of the supervisor. None: it was
+    /// never started.
+    pub async fn wait_container(
+        &self,
+        container: &str,
+        until_removed: bool,
+    ) -> Result<Option<Exit>, Error> {
+        let mut backoff = self.backoff();
+        let mut reached = false;
+        loop {
+            let request = WaitContainerRequest { container: container.to_owned(), until_removed };
+            let asked_at = Instant::now();
+            let error = match self.containers().wait(request).await {
+                Ok(answer) => return Ok(answer.into_inner().exit),
+                Err(status) => self.error("Wait", status),
+            };
+            // A supervisor that is not there at the first try is not one that restarts.
+            reached |= !matches!(error, Error::Connect { .. });
+            if !reached || !error.is_transient() {
+                return Err(error);
+            }
+            if asked_at.elapsed() > Duration::from_secs(1) {
+                backoff.reset();
+            }
+            match backoff.after_failure(Instant::now()) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
+            }
+        }
+    }
+
+    /// Sets the size of the terminal of a container or, with an id, of an exec in it.
+    pub async fn resize(
+        &self,
+        container: &str,
+        exec_id: &str,
+        window: WindowSize,
+    ) -> Result<(), Error> {
+        let request = ResizeRequest {
+            container: container.to_owned(),
+            exec_id: exec_id.to_owned(),
+            window: Some(window),
+        };
+        self.unary("Resize", QUICK, self.containers().resize(request)).await?;
+        Ok(())
+    }
+
+    /// All images whose name holds `filter`, all pages; empty: all.
+    pub async fn list_images(&self, filter: &str) -> Result<Vec<Image>, Error> {
+        let mut images = self.images();
+        let mut found = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = ListImagesRequest { filter: filter.to_owned(), page_size: 0, page_token };
+            let answer = self.unary("List images", QUICK, images.list(request)).await?;
+            found.extend(answer.images);
+            page_token = answer.next_page_token;
+            if page_token.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// One image and its config blob, by reference, id or unique prefix of an id.
+    pub async fn image(&self, image: &str) -> Result<(Image, String), Error> {
+        let request = GetImageRequest { image: image.to_owned() };
+        let answer: GetImageResponse =
+            self.unary("Get image", QUICK, self.images().get(request)).await?;
+        Ok((some("Get image", "the image", answer.image)?, answer.config_json))
+    }
+
+    /// Removes a name of an image, and the image with its last name; `force` removes all of it.
+    pub async fn delete_image(
+        &self,
+        image: &str,
+        force: bool,
+    ) -> Result<DeleteImageResponse, Error> {
+        let request = DeleteImageRequest { image: image.to_owned(), force };
+        self.unary("Delete image", SLOW, self.images().delete(request)).await
+    }
+
+    /// Who answers.
+    pub async fn version(&self) -> Result<VersionResponse, Error> {
+        self.unary("Version", QUICK, self.system().version(VersionRequest {})).await
+    }
+
+    /// The supervisor and its host.
+    pub async fn info(&self) -> Result<InfoResponse, Error> {
+        self.unary("Info", QUICK, self.system().info(InfoRequest {})).await
+    }
+}

@@ -1,0 +1,207 @@
+//! The connection: a channel that connects when it is first used and again when it broke, the
+//! namespace of its calls, their deadlines.
+
+use std::{future::Future, io, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tonic::{
+    Request, Response, Status,
+    metadata::AsciiMetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint, Uri},
+};
+use wharf_proto::v1::{
+    NAMESPACE_KEY, containers_client::ContainersClient, events_client::EventsClient,
+    images_client::ImagesClient, system_client::SystemClient,
+};
+
+use crate::{
+    address::Address,
+    backoff::Backoff,
+    error::{ConnectFailure, Error},
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Lists of many containers are larger than tonic's 4 MiB.
+const MAX_MESSAGE: usize = 64 << 20;
+/// Windows of HTTP/2: what may be under way unread. Its default of 64 KiB halves the rate of output.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// A supervisor's client. Cheap to clone; all clones share one connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    address: Address,
+    channel: Channel,
+    namespace: Namespace,
+    patience: Duration,
+}
+
+/// A client for the supervisor at `address` (`unix:PATH` or `tcp:HOST:PORT`).
+///
+/// Does not connect yet, and needs to be called inside a tokio runtime: a supervisor that is not
+/// there shows as [`Error::Connect`] of the first call.
+///
+/// # Errors
+/// [`Error::Address`] when the address can't be read.
+pub fn connect(address: &str) -> Result<Client, Error> {
+    let address: Address = address.parse()?;
+    // Only names the peer in HTTP/2's :authority; where to go is the connector's business.
+    let mut endpoint = Endpoint::from_static("http://wharf")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
+    if matches!(address, Address::Tcp(_)) {
+        // A peer that lost power sends no end; over a unix socket the kernel does.
+        endpoint = endpoint
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10));
+    }
+    let channel = match &address {
+        Address::Unix(path) => {
+            let path = path.clone();
+            endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move { connected(UnixStream::connect(path).await) }
+            }))
+        }
+        Address::Tcp(host) => {
+            let host = host.clone();
+            endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let host = host.clone();
+                async move {
+                    let stream = TcpStream::connect(host).await;
+                    connected(stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream)))
+                }
+            }))
+        }
+    };
+    Ok(Client { address, channel, namespace: Namespace(None), patience: Duration::from_secs(30) })
+}
+
+fn connected<S>(stream: io::Result<S>) -> Result<TokioIo<S>, ConnectFailure> {
+    stream.map(TokioIo::new).map_err(ConnectFailure::from)
+}
+
+/// Puts the namespace into each call's metadata.
+#[derive(Clone, Debug)]
+pub struct Namespace(Option<AsciiMetadataValue>);
+
+impl Interceptor for Namespace {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(name) = &self.0 {
+            request.metadata_mut().insert(NAMESPACE_KEY, name.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// What the generated clients send through.
+pub type Service = InterceptedService<Channel, Namespace>;
+
+impl Client {
+    /// The same connection in another namespace.
+    ///
+    /// # Errors
+    /// [`Error::Namespace`] when it can't be a namespace's name.
+    pub fn with_namespace(mut self, name: &str) -> Result<Self, Error> {
+        let refuse = || Error::Namespace { given: name.to_owned() };
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || !name.chars().all(allowed) {
+            return Err(refuse());
+        }
+        self.namespace = Namespace(Some(name.parse().map_err(|_| refuse())?));
+        Ok(self)
+    }
+
+    /// How long a stream or a wait keeps trying to reach a supervisor that went away; 30 s unless
+    /// set. Zero: the first break ends it.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Where this client's supervisor listens.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The generated client, for what this library has no call of its own for.
+    #[must_use]
+    pub fn containers(&self) -> ContainersClient<Service> {
+        ContainersClient::new(self.service()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// As [`Self::containers`].
+    #[must_use]
+    pub fn images(&self) -> ImagesClient<Service> {
+        ImagesClient::new(self.service()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// As [`Self::containers`].
+    #[must_use]
+    pub fn journal(&self) -> EventsClient<Service> {
+        EventsClient::new(self.service())
+    }
+
+    /// As [`Self::containers`].
+    #[must_use]
+    pub fn system(&self) -> SystemClient<Service> {
+        SystemClient::new(self.service())
+    }
+
+    fn service(&self) -> Service {
+        InterceptedService::new(self.channel.clone(), self.namespace.clone())
+    }
+
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(self.patience)
+    }
+
+    pub(crate) fn error(&self, call: &'static str, status: Status) -> Error {
+        Error::from_status(call, &self.address, status)
+    }
+
+    /// One call with one answer, within the deadline.
+    pub(crate) async fn unary<T>(
+        &self,
+        call: &'static str,
+        deadline: Duration,
+        answer: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.error(call, status)),
+            Err(_) => Err(Error::Deadline { call, after: deadline }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wharf_proto::kind::Kind;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_listens() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("none.sock");
+        let client = connect(&format!("unix:{}", path.display())).expect("an address");
+        let error = client.version().await.expect_err("nobody is there");
+        assert_eq!(error.kind(), Kind::Unavailable);
+        let Error::Connect { source, .. } = error else { panic!("{error:?}") };
+        assert_eq!(source.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn namespaces_are_checked() {
+        let client = connect("/run/x").expect("an address");
+        assert!(client.clone().with_namespace("k8s.io").is_ok());
+        assert!(client.clone().with_namespace("").is_err());
+        assert!(client.with_namespace("a b").is_err());
+    }
+}

@@ -1,0 +1,113 @@
+//! One two-way stream of Attach or Exec in a form that both share.
+//!
+//! Knows the messages of both calls and nothing about breaking and resuming: see `session`.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use wharf_proto::v1::{
+    AttachRequest, AttachResponse, AttachStart, CloseStdin, ExecRequest, ExecResponse, ExecStart,
+    attach_request, attach_response, exec_request, exec_response,
+};
+
+use crate::{
+    connection::Client,
+    session::{Event, Input},
+};
+
+/// Messages to the server that wait for room in the connection.
+const QUEUE: usize = 4;
+
+/// What the server sent, and where the output stands after it.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) event: Event,
+    pub(crate) cursor: Option<String>,
+}
+
+/// An open stream. Dropping it ends the call.
+pub(crate) struct Link {
+    pub(crate) requests: mpsc::Sender<Input>,
+    pub(crate) answers: Answers,
+}
+
+pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<Message, Status>> + Send>>;
+
+pub(crate) async fn attach(client: &Client, start: AttachStart) -> Result<Link, Status> {
+    let (requests, queue) = mpsc::channel(QUEUE);
+    let first = AttachRequest { kind: Some(attach_request::Kind::Start(start)) };
+    let rest = ReceiverStream::new(queue).filter_map(async |input| attach_request(input));
+    let outgoing = futures_util::stream::once(async { first }).chain(rest);
+    let answers = client.containers().attach(outgoing).await?.into_inner();
+    let answers = answers.filter_map(async |answer| answer.map(from_attach).transpose());
+    Ok(Link { requests, answers: Box::pin(answers) })
+}
+
+pub(crate) async fn exec(client: &Client, start: ExecStart) -> Result<Link, Status> {
+    let (requests, queue) = mpsc::channel(QUEUE);
+    let first = ExecRequest { kind: Some(exec_request::Kind::Start(start)) };
+    let rest = ReceiverStream::new(queue).map(exec_request);
+    let outgoing = futures_util::stream::once(async { first }).chain(rest);
+    let answers = client.containers().exec(outgoing).await?.into_inner();
+    let answers = answers.filter_map(async |answer| answer.map(from_exec).transpose());
+    Ok(Link { requests, answers: Box::pin(answers) })
+}
+
+/// None for a signal: a container's goes by a call of its own.
+fn attach_request(input: Input) -> Option<AttachRequest> {
+    use attach_request::Kind;
+    let kind = match input {
+        Input::Stdin(data) => Kind::Stdin(data),
+        Input::CloseStdin => Kind::CloseStdin(CloseStdin {}),
+        Input::Resize(window) => Kind::Resize(window),
+        Input::Signal(_) => return None,
+    };
+    Some(AttachRequest { kind: Some(kind) })
+}
+
+fn exec_request(input: Input) -> ExecRequest {
+    use exec_request::Kind;
+    let kind = match input {
+        Input::Stdin(data) => Kind::Stdin(data),
+        Input::CloseStdin => Kind::CloseStdin(CloseStdin {}),
+        Input::Resize(window) => Kind::Resize(window),
+        Input::Signal(signal) => Kind::Signal(signal),
+    };
+    ExecRequest { kind: Some(kind) }
+}
+
+/// None for a message of a later version of the API.
+fn from_attach(answer: AttachResponse) -> Option<Message> {
+    use attach_response::Kind;
+    Some(match answer.kind? {
+        Kind::Attached(attached) => Message {
+            event: Event::Attached { tty: attached.tty },
+            cursor: Some(attached.cursor).filter(|cursor| !cursor.is_empty()),
+        },
+        Kind::Output(output) => from_output(output),
+        Kind::Exit(exit) => Message { event: Event::Exit(exit), cursor: None },
+    })
+}
+
+fn from_exec(answer: ExecResponse) -> Option<Message> {
+    use exec_response::Kind;
+    Some(match answer.kind? {
+        Kind::Started(started) => Message {
+            event: Event::Started { exec_id: started.exec_id, pid: started.pid },
+            cursor: None,
+        },
+        Kind::Output(output) => from_output(output),
+        Kind::Exit(exit) => Message { event: Event::Exit(exit), cursor: None },
+    })
+}
+
+fn from_output(output: wharf_proto::v1::Output) -> Message {
+    let stream = output.stream();
+    Message {
+        event: Event::Output { stream, data: output.data },
+        cursor: Some(output.cursor).filter(|cursor| !cursor.is_empty()),
+    }
+}

@@ -1,0 +1,326 @@
+//! Attach and exec that survive a restart of the supervisor.
+//!
+//! Owns the position in the output: when the stream breaks, the session opens it again after the
+//! last cursor it has seen, so that no byte of output is lost or comes twice.
+//!
+//! ```text
+//!            first answer          break: UNAVAILABLE, transport error, end without Exit
+//!   opening ─────────────▶ open ──────────────────────────────────▶ resuming ─┐ pause, again
+//!                           ▲ │ Exit, or the server refuses              │ ▲───┘ until patience
+//!                           └─┼────── answer after the cursor ───────────┘       is at an end
+//!                             ▼
+//!                           over
+//! ```
+//!
+//! Input is not acknowledged by the API: bytes that were under way when the connection broke may be
+//! lost. That stdin was closed, and the window's last size, are told again.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+use tonic::Status;
+use wharf_proto::v1::{AttachStart, ExecStart, Exit, Stream, WindowSize, attach_start};
+
+use crate::{
+    backoff::Backoff,
+    connection::Client,
+    error::Error,
+    link::{self, Link, Message},
+};
+
+/// Inputs that wait to be sent.
+const QUEUE: usize = 16;
+
+/// What a session tells.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// Attach: the first event.
+    Attached { tty: bool },
+    /// Exec: the first event.
+    Started { exec_id: String, pid: u32 },
+    /// Output in order.
+    Output { stream: Stream, data: Vec<u8> },
+    /// The supervisor was away so long; the output goes on where it was.
+    Resumed { after: Duration },
+    /// The last event; all output came before.
+    Exit(Exit),
+}
+
+/// What a session sends.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    Stdin(Vec<u8>),
+    /// After the last byte of stdin.
+    CloseStdin,
+    Resize(WindowSize),
+    /// To an exec's process, by name or number. An attach ignores it: see
+    /// [`Client::kill_container`].
+    Signal(String),
+}
+
+/// The sending half, for any thread or task. A full queue makes it wait.
+pub type InputSender = mpsc::Sender<Input>;
+
+/// A stream of Attach or Exec. It lives while [`Session::next`] is polled: that also sends input.
+/// Dropping it detaches; the process runs on.
+pub struct Session {
+    client: Client,
+    target: Target,
+    link: Option<Link>,
+    queue: mpsc::Receiver<Input>,
+    sender: Option<InputSender>,
+    backoff: Backoff,
+    broken_at: Option<Instant>,
+    /// Told again on a new link.
+    stdin_closed: bool,
+    window: Option<WindowSize>,
+    again: Vec<Input>,
+    over: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// The opening message, kept up to date so that it can be sent again.
+#[derive(Debug, Clone)]
+enum Target {
+    Attach(AttachStart),
+    Exec(ExecStart),
+}
+
+impl Client {
+    /// Attaches to a container's stdio. The first event is [`Event::Attached`].
+    ///
+    /// # Errors
+    /// As any call; a break while opening is not retried.
+    pub async fn attach(&self, start: AttachStart) -> Result<Session, Error> {
+        Session::open(self.clone(), Target::Attach(start)).await
+    }
+
+    /// Starts one more process in a container. The first event is [`Event::Started`].
+    ///
+    /// # Errors
+    /// As any call; a break before the exec's id is known is not retried, as it would run twice.
+    pub async fn exec(&self, start: ExecStart) -> Result<Session, Error> {
+        Session::open(self.clone(), Target::Exec(start)).await
+    }
+}
+
+impl Session {
+    async fn open(client: Client, target: Target) -> Result<Self, Error> {
+        let link = target.open(&client).await.map_err(|status| target.error(&client, status))?;
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let backoff = client.backoff();
+        Ok(Self {
+            client,
+            target,
+            link: Some(link),
+            queue,
+            sender: Some(sender),
+            backoff,
+            broken_at: None,
+            stdin_closed: false,
+            window: None,
+            again: Vec::new(),
+            over: false,
+        })
+    }
+
+    /// A handle to send input with; None once [`Session::without_input`] has been called.
+    #[must_use]
+    pub fn input(&self) -> Option<InputSender> {
+        self.sender.clone()
+    }
+
+    /// Gives up the session's own handle, so that dropping the last other one is noticed.
+    pub fn without_input(&mut self) {
+        self.sender = None;
+    }
+
+    /// An attach that waited for the start has seen it: a resumed one must not wait for the next.
+    pub fn has_started(&mut self) {
+        if let Target::Attach(start) = &mut self.target {
+            start.wait_for_start = false;
+        }
+    }
+
+    /// The next event; None after [`Event::Exit`], or after the first event of a detached exec.
+    /// May be dropped at any await and called again: nothing is lost.
+    ///
+    /// # Errors
+    /// The server's refusal, or the last failure when the supervisor stayed away for longer than
+    /// the client's patience.
+    pub async fn next(&mut self) -> Result<Option<Event>, Error> {
+        loop {
+            if self.over {
+                return Ok(None);
+            }
+            let Some(link) = &mut self.link else {
+                if let Some(event) = self.resume().await? {
+                    return Ok(Some(event));
+                }
+                continue;
+            };
+            let answer = tokio::select! {
+                answer = link.answers.next() => answer,
+                sent = feed(&link.requests, &mut self.again, &mut self.queue) => {
+                    match sent {
+                        Input::CloseStdin => self.stdin_closed = true,
+                        Input::Resize(window) => self.window = Some(window),
+                        Input::Stdin(_) | Input::Signal(_) => {}
+                    }
+                    continue;
+                }
+            };
+            match answer {
+                Some(Ok(message)) => return Ok(Some(self.take(message))),
+                Some(Err(status)) => {
+                    let error = self.target.error(&self.client, status);
+                    self.broke(error)?;
+                }
+                None if self.target.is_detached() => self.over = true,
+                None => self.broke(Error::Broken {
+                    call: self.target.call(),
+                    source: Box::new(Status::unavailable("the stream ended without an exit")),
+                })?,
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Event {
+        self.backoff.reset();
+        if let Some(cursor) = message.cursor {
+            self.target.moved_to(cursor);
+        }
+        match &message.event {
+            Event::Started { exec_id, .. } => self.target.named(exec_id),
+            Event::Exit(_) => {
+                self.over = true;
+                self.link = None;
+            }
+            Event::Output { .. } => self.has_started(),
+            Event::Attached { .. } | Event::Resumed { .. } => {}
+        }
+        message.event
+    }
+
+    /// Drops the link; the error comes back if the session can't go on after it.
+    fn broke(&mut self, error: Error) -> Result<(), Error> {
+        self.link = None;
+        if !error.is_transient() || !self.target.can_resume() {
+            self.over = true;
+            return Err(error);
+        }
+        self.broken_at.get_or_insert_with(Instant::now);
+        Ok(())
+    }
+
+    /// One attempt. The first message of the new link must come before it counts as open.
+    async fn resume(&mut self) -> Result<Option<Event>, Error> {
+        let attempt = async {
+            let mut link = self.target.open(&self.client).await?;
+            match link.answers.next().await {
+                Some(first) => first.map(|message| (link, message)),
+                None => Err(Status::unavailable("the stream ended at once")),
+            }
+        };
+        match attempt.await {
+            Ok((link, message)) => {
+                self.again.clear();
+                if self.stdin_closed {
+                    self.again.push(Input::CloseStdin);
+                }
+                self.again.extend(self.window.map(Input::Resize));
+                self.link = Some(link);
+                let after = self.broken_at.take().map(|at| at.elapsed()).unwrap_or_default();
+                let greeting =
+                    matches!(message.event, Event::Attached { .. } | Event::Started { .. });
+                let event = self.take(message);
+                Ok(Some(if greeting { Event::Resumed { after } } else { event }))
+            }
+            Err(status) => {
+                let error = self.target.error(&self.client, status);
+                let pause = self.backoff.after_failure(Instant::now());
+                match pause.filter(|_| error.is_transient()) {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => {
+                        self.over = true;
+                        return Err(error);
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Passes one input on when there is room for it. Cancelled, it has taken nothing: between the
+/// permit, the input and sending it there is no await.
+async fn feed(
+    link: &mpsc::Sender<Input>,
+    again: &mut Vec<Input>,
+    queue: &mut mpsc::Receiver<Input>,
+) -> Input {
+    let Ok(permit) = link.reserve().await else {
+        // The link is going down; its other half tells why.
+        return std::future::pending().await;
+    };
+    let input = match again.pop() {
+        Some(input) => input,
+        None => match queue.recv().await {
+            Some(input) => input,
+            None => std::future::pending().await,
+        },
+    };
+    permit.send(input.clone());
+    input
+}
+
+impl Target {
+    async fn open(&self, client: &Client) -> Result<Link, Status> {
+        match self {
+            Self::Attach(start) => link::attach(client, start.clone()).await,
+            Self::Exec(start) => link::exec(client, start.clone()).await,
+        }
+    }
+
+    fn call(&self) -> &'static str {
+        match self {
+            Self::Attach(_) => "Attach",
+            Self::Exec(_) => "Exec",
+        }
+    }
+
+    fn error(&self, client: &Client, status: Status) -> Error {
+        client.error(self.call(), status)
+    }
+
+    fn moved_to(&mut self, to: String) {
+        match self {
+            Self::Attach(start) => start.from = Some(attach_start::From::Cursor(to)),
+            Self::Exec(start) => start.cursor = to,
+        }
+    }
+
+    fn named(&mut self, id: &str) {
+        if let Self::Exec(start) = self {
+            id.clone_into(&mut start.exec_id);
+        }
+    }
+
+    fn is_detached(&self) -> bool {
+        matches!(self, Self::Exec(start) if start.detach)
+    }
+
+    fn can_resume(&self) -> bool {
+        match self {
+            Self::Attach(_) => true,
+            Self::Exec(start) => !start.exec_id.is_empty() && !start.detach,
+        }
+    }
+}

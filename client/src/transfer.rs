@@ -1,0 +1,159 @@
+//! Images on their way in: pull from a registry, import of an archive.
+
+use std::io::{self, Read};
+
+use bytes::BytesMut;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use wharf_proto::v1::{
+    Image, ImportImageRequest, ImportImageResponse, ImportStart, Progress, PullImageRequest,
+    PullImageResponse, import_image_request, import_image_response, pull_image_response,
+};
+
+use crate::{connection::Client, error::Error};
+
+/// Size of one piece of an archive.
+const PIECE: usize = 256 << 10;
+
+/// What a pull or an import tells.
+#[derive(Debug)]
+pub enum PullEvent {
+    Progress(Progress),
+    /// The last event. `up_to_date`: nothing had to be fetched (pull only).
+    Done {
+        images: Vec<Image>,
+        up_to_date: bool,
+    },
+}
+
+impl Client {
+    /// Pulls an image. May be repeated after a break: what is here is not fetched again.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn pull(&self, request: PullImageRequest) -> Result<Pull, Error> {
+        let answers = self.images().pull(request).await;
+        let stream = answers.map_err(|status| self.error("Pull", status))?.into_inner();
+        Ok(Pull { client: self.clone(), stream })
+    }
+
+    /// Imports an archive, read on a thread of its own as fast as the server takes it.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn import(
+        &self,
+        name: &str,
+        archive: impl Read + Send + 'static,
+    ) -> Result<Import, Error> {
+        let (pieces, queue) = mpsc::channel(8);
+        let (failure, failed) = std::sync::mpsc::channel();
+        let start = ImportStart { name: name.to_owned() };
+        std::thread::spawn(move || {
+            if let Err(error) = send_archive(start, archive, &pieces) {
+                // Told before `pieces` is dropped, which is what ends the stream.
+                let _ = failure.send(error);
+            }
+        });
+        let answers = self.images().import(ReceiverStream::new(queue)).await;
+        let mut import = Import { client: self.clone(), stream: None, failed };
+        match answers {
+            Ok(stream) => import.stream = Some(stream.into_inner()),
+            Err(status) => return Err(import.error(status)),
+        }
+        Ok(import)
+    }
+}
+
+fn send_archive(
+    start: ImportStart,
+    mut archive: impl Read,
+    pieces: &mpsc::Sender<ImportImageRequest>,
+) -> io::Result<()> {
+    let send = |kind| pieces.blocking_send(ImportImageRequest { kind: Some(kind) }).is_ok();
+    let mut wanted = send(import_image_request::Kind::Start(start));
+    let mut buffer = BytesMut::zeroed(PIECE);
+    while wanted {
+        match archive.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                wanted = send(import_image_request::Kind::Data(buffer[..count].to_vec()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A pull under way. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Pull {
+    client: Client,
+    stream: Streaming<PullImageResponse>,
+}
+
+impl Pull {
+    /// The next event; None after [`PullEvent::Done`].
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn next(&mut self) -> Result<Option<PullEvent>, Error> {
+        use pull_image_response::Kind;
+        loop {
+            let answer = self.stream.message().await;
+            let Some(answer) = answer.map_err(|status| self.client.error("Pull", status))? else {
+                return Ok(None);
+            };
+            return Ok(Some(match answer.kind {
+                Some(Kind::Progress(progress)) => PullEvent::Progress(progress),
+                Some(Kind::Done(done)) => PullEvent::Done {
+                    images: done.image.into_iter().collect(),
+                    up_to_date: done.up_to_date,
+                },
+                None => continue,
+            }));
+        }
+    }
+}
+
+/// An import under way. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Import {
+    client: Client,
+    stream: Option<Streaming<ImportImageResponse>>,
+    failed: std::sync::mpsc::Receiver<io::Error>,
+}
+
+impl Import {
+    /// The next event; None after [`PullEvent::Done`].
+    ///
+    /// # Errors
+    /// As any call; [`Error::Archive`] when the archive could not be read.
+    pub async fn next(&mut self) -> Result<Option<PullEvent>, Error> {
+        use import_image_response::Kind;
+        loop {
+            let Some(stream) = &mut self.stream else { return Ok(None) };
+            let answer = stream.message().await;
+            let Some(answer) = answer.map_err(|status| self.error(status))? else {
+                return Ok(None);
+            };
+            return Ok(Some(match answer.kind {
+                Some(Kind::Progress(progress)) => PullEvent::Progress(progress),
+                Some(Kind::Done(done)) => {
+                    PullEvent::Done { images: done.images, up_to_date: false }
+                }
+                None => continue,
+            }));
+        }
+    }
+
+    /// A failure to read the archive is what the server's complaint about its end comes from.
+    fn error(&self, status: tonic::Status) -> Error {
+        match self.failed.try_recv() {
+            Ok(source) => Error::Archive { source },
+            Err(_) => self.client.error("Import", status),
+        }
+    }
+}
