@@ -1,0 +1,251 @@
+//! Snapshots on overlay: `l/<number>/fs` a layer, `c/<container>/{fs,work}` a container, `trash/`.
+
+use std::{
+    collections::HashSet,
+    fs::{self, DirBuilder, File},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    Error, LayerRecord, Mount, NewLayer, RootView, Snapshotter, Usage, implicit, trash::Trash,
+    usage,
+};
+use crate::{drivers::content::Digest, ids::ContainerId, store::Store};
+
+/// The driver; clones share it.
+#[derive(Clone, Debug)]
+pub struct Overlay {
+    root: Arc<Path>,
+    store: Store,
+    trash: Trash,
+    next_layer: Arc<AtomicU64>,
+}
+
+impl Overlay {
+    /// Opens the snapshots in `root`, which is made when missing.
+    ///
+    /// # Errors
+    /// When its folders can't be made or read.
+    pub fn open(root: &Path, store: Store) -> Result<Self, Error> {
+        for dir in ["l", "c", "trash"] {
+            make_private(&root.join(dir))?;
+        }
+        let highest = numbers(&root.join("l"))?.into_iter().max().unwrap_or(0);
+        Ok(Self {
+            root: root.into(),
+            store,
+            trash: Trash::open(&root.join("trash"))?,
+            next_layer: Arc::new(AtomicU64::new(highest + 1)),
+        })
+    }
+
+    fn layer_folder(&self, number: u64) -> PathBuf {
+        self.root.join("l").join(number.to_string())
+    }
+
+    fn container_folder(&self, id: &ContainerId) -> PathBuf {
+        self.root.join("c").join(id.as_str())
+    }
+
+    /// Folders of a stack, the topmost first.
+    fn stack(&self, chain_id: Option<&Digest>) -> Result<Vec<PathBuf>, Error> {
+        let mut folders = Vec::new();
+        let mut next = chain_id.cloned();
+        while let Some(id) = next {
+            let record = self
+                .store
+                .get::<LayerRecord>(id.to_string().as_bytes())?
+                .ok_or(Error::NoLayer(id))?;
+            folders.push(self.layer_files(record.number));
+            next = record.parent;
+        }
+        Ok(folders)
+    }
+
+    /// The root folder of a container looks as the image's does.
+    fn dress_root(&self, files: &Path, lower: &[PathBuf]) -> Result<(), Error> {
+        let fail = |e: io::Error| Error::io("set the mode of", files, e);
+        let to = OwnedFd::from(File::open(files).map_err(fail)?);
+        match lower.first() {
+            Some(top) => {
+                let from = OwnedFd::from(File::open(top).map_err(|e| Error::io("open", top, e))?);
+                implicit::copy(&from, &to).map_err(fail)
+            }
+            None => rustix::fs::fchmod(&to, rustix::fs::Mode::from_raw_mode(0o755))
+                .map_err(|e| fail(e.into())),
+        }
+    }
+}
+
+impl Snapshotter for Overlay {
+    fn begin_layer(&self) -> Result<NewLayer, Error> {
+        let number = self.next_layer.fetch_add(1, Ordering::Relaxed);
+        let folder = self.layer_folder(number);
+        let layer = NewLayer {
+            number,
+            files: folder.join("fs"),
+            folder,
+            trash: self.trash.clone(),
+            kept: false,
+        };
+        make_private(&layer.trash())?;
+        // The mode is set apart: the one given to mkdir is less the umask.
+        fs::create_dir(&layer.files)
+            .and_then(|()| fs::set_permissions(&layer.files, fs::Permissions::from_mode(0o755)))
+            .map_err(|e| Error::io("make", &layer.files, e))?;
+        Ok(layer)
+    }
+
+    fn layer(&self, chain_id: &Digest) -> Result<Option<LayerRecord>, Error> {
+        Ok(self.store.get(chain_id.to_string().as_bytes())?)
+    }
+
+    fn adopt_implicit(
+        &self,
+        files: &Path,
+        implicit: &[Vec<u8>],
+        below: &[PathBuf],
+    ) -> Result<(), Error> {
+        implicit::adopt(files, implicit, below)
+    }
+
+    fn layer_files(&self, number: u64) -> PathBuf {
+        self.layer_folder(number).join("fs")
+    }
+
+    fn remove_layer(&self, number: u64) {
+        self.trash.throw(&self.layer_folder(number));
+    }
+
+    fn prepare(&self, id: &ContainerId, chain_id: Option<&Digest>) -> Result<Vec<Mount>, Error> {
+        let lower = self.stack(chain_id)?;
+        let folder = self.container_folder(id);
+        if !folder.exists() {
+            // Made aside and renamed: what is under its name is whole.
+            let aside = self.root.join("c").join(format!("{id}.new"));
+            self.trash.take(&aside)?;
+            make_private(&aside.join("work"))?;
+            let files = aside.join("fs");
+            fs::create_dir(&files).map_err(|e| Error::io("make", &files, e))?;
+            self.dress_root(&files, &lower)?;
+            fs::rename(&aside, &folder).map_err(|e| Error::io("name", &folder, e))?;
+            for dir in [folder.as_path(), &self.root.join("c")] {
+                File::open(dir)
+                    .and_then(|d| d.sync_all())
+                    .map_err(|e| Error::io("flush", dir, e))?;
+            }
+        }
+        Ok(container_mounts(&folder, &lower))
+    }
+
+    fn mounts(&self, id: &ContainerId, chain_id: Option<&Digest>) -> Result<Vec<Mount>, Error> {
+        let folder = self.container_folder(id);
+        if !folder.exists() {
+            return Err(Error::NoContainer(id.clone()));
+        }
+        Ok(container_mounts(&folder, &self.stack(chain_id)?))
+    }
+
+    fn remove(&self, id: &ContainerId) -> Result<(), Error> {
+        self.trash.take(&self.container_folder(id))
+    }
+
+    fn usage(&self, id: &ContainerId) -> Result<Usage, Error> {
+        let folder = self.container_folder(id);
+        if !folder.exists() {
+            return Err(Error::NoContainer(id.clone()));
+        }
+        usage::measure(&folder.join("fs"))
+    }
+
+    fn view(&self, chain_id: Option<&Digest>) -> Result<RootView, Error> {
+        RootView::open(&self.stack(chain_id)?)
+    }
+
+    fn view_container(
+        &self,
+        id: &ContainerId,
+        chain_id: Option<&Digest>,
+    ) -> Result<RootView, Error> {
+        let folder = self.container_folder(id);
+        if !folder.exists() {
+            return Err(Error::NoContainer(id.clone()));
+        }
+        let mut layers = vec![folder.join("fs")];
+        layers.extend(self.stack(chain_id)?);
+        RootView::open(&layers)
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        let flushed = File::open(&*self.root).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+        flushed.map_err(|e| Error::io("flush", &self.root, e))
+    }
+
+    fn sweep(&self, containers: &HashSet<ContainerId>) -> Result<(), Error> {
+        let mut recorded = HashSet::new();
+        for layer in self.store.all::<LayerRecord>()? {
+            recorded.insert(layer?.1.number);
+        }
+        for number in numbers(&self.root.join("l"))? {
+            if !recorded.contains(&number) {
+                self.trash.take(&self.layer_folder(number))?;
+            }
+        }
+        for name in names(&self.root.join("c"))? {
+            let known = name.parse::<ContainerId>().is_ok_and(|id| containers.contains(&id));
+            if !known {
+                self.trash.take(&self.root.join("c").join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// In containerd's form. Without a lower layer overlay has no work, and the folder itself is bound.
+fn container_mounts(folder: &Path, lower: &[PathBuf]) -> Vec<Mount> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    if lower.is_empty() {
+        return vec![Mount {
+            kind: "bind".into(),
+            source: text(&folder.join("fs")),
+            options: vec!["rbind".into(), "rw".into()],
+        }];
+    }
+    let lower: Vec<_> = lower.iter().map(|l| text(l)).collect();
+    vec![Mount {
+        kind: "overlay".into(),
+        source: "overlay".into(),
+        options: vec![
+            format!("lowerdir={}", lower.join(":")),
+            format!("upperdir={}", text(&folder.join("fs"))),
+            format!("workdir={}", text(&folder.join("work"))),
+        ],
+    }]
+}
+
+fn make_private(dir: &Path) -> Result<(), Error> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Error::io("make", dir, e))
+}
+
+fn names(dir: &Path) -> Result<Vec<String>, Error> {
+    let entries = fs::read_dir(dir).map_err(|e| Error::io("list", dir, e))?;
+    entries
+        .map(|entry| {
+            let entry = entry.map_err(|e| Error::io("list", dir, e))?;
+            Ok(entry.file_name().to_string_lossy().into_owned())
+        })
+        .collect()
+}
+
+fn numbers(dir: &Path) -> Result<Vec<u64>, Error> {
+    Ok(names(dir)?.iter().filter_map(|name| name.parse().ok()).collect())
+}

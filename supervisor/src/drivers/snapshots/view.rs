@@ -1,0 +1,125 @@
+//! Reads files of a stack of layers without mounting it where anyone could see it.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, openat2},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
+        fsopen,
+    },
+};
+
+use super::Error;
+
+const RETRIES: u32 = 1024;
+
+/// The files of a root file system, to be read. Links are resolved inside of it.
+#[derive(Debug)]
+pub struct RootView {
+    /// None: a root file system with nothing in it.
+    root: Option<OwnedFd>,
+}
+
+impl RootView {
+    /// Of layers' folders, the topmost first.
+    pub(super) fn open(layers: &[PathBuf]) -> Result<Self, Error> {
+        let root = match layers {
+            [] => None,
+            [only] => Some(File::open(only).map_err(|e| Error::io("open", only, e))?.into()),
+            [top, ..] => Some(
+                detached_overlay(layers)
+                    .map_err(|e| Error::io("look into the layers at", top, e))?,
+            ),
+        };
+        Ok(Self { root })
+    }
+
+    /// The bytes of a regular file, or None if there is none at the path. What is no regular file is
+    /// none.
+    ///
+    /// # Errors
+    /// When the file has more than `max_bytes`, or can't be read.
+    pub fn read(&self, path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>, Error> {
+        let Some(mut file) = self.open_file(path)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let n = file
+            .by_ref()
+            .take(max_bytes + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| Error::io("read", path, e))?;
+        if n as u64 > max_bytes {
+            return Err(Error::TooLarge { path: path.into(), limit: max_bytes });
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Whether there is a folder at the path.
+    ///
+    /// # Errors
+    /// When it can't be found out.
+    pub fn is_dir(&self, path: &Path) -> Result<bool, Error> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        Ok(self.resolve(path, flags)?.is_some() || self.root.is_none() && is_root(path))
+    }
+
+    fn open_file(&self, path: &Path) -> Result<Option<File>, Error> {
+        // A pipe must not make us wait, a device must not be opened: look first, then read.
+        let Some(found) = self.resolve(path, OFlags::PATH)? else { return Ok(None) };
+        let meta = File::from(found).metadata().map_err(|e| Error::io("look at", path, e))?;
+        if !meta.is_file() {
+            return Ok(None);
+        }
+        Ok(self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?.map(File::from))
+    }
+
+    fn resolve(&self, path: &Path, flags: OFlags) -> Result<Option<OwnedFd>, Error> {
+        let Some(root) = &self.root else { return Ok(None) };
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let mut tries = 0;
+        loop {
+            match openat2(root.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+                Ok(fd) => return Ok(Some(fd)),
+                Err(
+                    Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::ISDIR,
+                ) => return Ok(None),
+                Err(Errno::AGAIN) if tries < RETRIES => tries += 1,
+                Err(e) => return Err(Error::io("open", path, e)),
+            }
+        }
+    }
+}
+
+fn is_root(path: &Path) -> bool {
+    path.components().all(|c| !matches!(c, std::path::Component::Normal(_)))
+}
+
+/// An overlay that is mounted nowhere and goes with its descriptor.
+fn detached_overlay(layers: &[PathBuf]) -> io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    match add_one_by_one(&context, layers) {
+        // Before Linux 6.8 there is no `lowerdir+`: one option for all, 256 bytes at most.
+        Err(Errno::INVAL) => {
+            let all: Vec<_> = layers.iter().map(|l| l.to_string_lossy()).collect();
+            fsconfig_set_string(&context, "lowerdir", all.join(":"))?;
+        }
+        other => other?,
+    }
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+fn add_one_by_one(context: &OwnedFd, layers: &[PathBuf]) -> Result<(), Errno> {
+    layers.iter().try_for_each(|layer| fsconfig_set_string(context, "lowerdir+", layer))
+}
