@@ -1,0 +1,153 @@
+//! `make bench`: Wharf and Debian's containerd with runc, then the runtimes alone.
+//!
+//! `--quick` does a little of everything; `--only containerd|wharf|runtimes` leaves the others out.
+//! All peers have their folders in /tmp, on the same disk.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table and its progress")]
+
+use anyhow::{Context as _, Result};
+use wharf_tests::{
+    bench::{
+        Engine,
+        containerd::Containerd,
+        daemons::{CALLERS, Peer, Plan},
+        report::{Row, daemon_rows, median_ms, table},
+        runtimes::{self, Bundle},
+        wharf::Wharf,
+    },
+    host,
+    image::{self, BUSYBOX, Image},
+};
+
+const BASE: &str = "/tmp";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    if let [first, program, bundle, count] = args.as_slice()
+        && first == runtimes::LOOP
+    {
+        for nanos in runtimes::run_loop(program, bundle, count.parse()?)? {
+            println!("{nanos}");
+        }
+        return Ok(());
+    }
+    host::need_root()?;
+    let quick = args.iter().any(|a| a == "--quick");
+    let plan = if quick { Plan::QUICK } else { Plan::FULL };
+    let only = args.iter().skip_while(|a| *a != "--only").nth(1).map(String::as_str);
+    let image = one_layer_image()?;
+    println!("{}", machine());
+    if only != Some("runtimes") {
+        let with = |name: &str| only.is_none_or(|o| o == name);
+        println!("{}", daemons(plan, &image, with("wharf"), with("containerd")).await?);
+    }
+    if only.is_none_or(|o| o == "runtimes") {
+        println!("{}", alone(plan, &image)?);
+    }
+    Ok(())
+}
+
+/// Busybox alone: containerd's side needs the chain id, which is the diff id of a single layer.
+fn one_layer_image() -> Result<Image> {
+    let mut recipe = image::busybox()?;
+    recipe.layers.truncate(1);
+    recipe.build(BUSYBOX)
+}
+
+fn machine() -> String {
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{cpus} CPUs, Linux {}; medians\n", release.trim())
+}
+
+async fn daemons(plan: Plan, image: &Image, wharf: bool, containerd: bool) -> Result<String> {
+    let mut own = None;
+    if wharf {
+        let mut engine = Wharf::new()?;
+        engine.start().await?;
+        engine.import(image).await?;
+        own = Some(Peer::new(engine));
+    }
+    let mut peer = None;
+    match Containerd::missing() {
+        Some(why) if containerd => eprintln!("no containerd to compare with: {why}"),
+        _ if !containerd => {}
+        _ => {
+            let mut engine = Containerd::new(BASE.as_ref())?;
+            engine.start().await?;
+            engine.import(image)?;
+            peer = Some(Peer::new(engine));
+        }
+    }
+    // The same step of each peer, one after the other.
+    macro_rules! each {
+        ($step:ident $(, $plan:expr)?) => {
+            if let Some(own) = own.as_mut() {
+                own.$step($($plan)?).await.context(stringify!($step))?;
+            }
+            if let Some(peer) = peer.as_mut() {
+                peer.$step($($plan)?).await.context(stringify!($step))?;
+            }
+        };
+    }
+    each!(warm_up);
+    for round in 1..=plan.rounds {
+        eprintln!("lives: round {round} of {}", plan.rounds);
+        each!(lives, plan);
+        each!(crowd, plan);
+    }
+    eprintln!("{} containers", plan.containers);
+    each!(fill, plan);
+    for _ in 0..plan.rounds {
+        each!(execs, plan);
+    }
+    eprintln!("{} restarts", plan.restarts);
+    for _ in 0..plan.restarts {
+        each!(restart, plan);
+    }
+    let names = [own.as_ref().map(|p| p.engine.name()), peer.as_ref().map(|p| p.engine.name())];
+    let names = names.map(|n| n.unwrap_or_else(|| "–".into()));
+    let own = match own {
+        Some(own) => Some(own.remove(plan).await?),
+        None => None,
+    };
+    let peer = match peer {
+        Some(peer) => Some(peer.remove(plan).await?),
+        None => None,
+    };
+    let rows = daemon_rows(&[own.as_ref(), peer.as_ref()], plan.containers);
+    let lives = plan.rounds * plan.lives;
+    Ok(format!(
+        "{}\n{lives} lives, {} with {CALLERS} callers, {} execs, {} restarts each.\n",
+        table(&names, &rows),
+        plan.rounds * plan.lives_each * CALLERS,
+        plan.rounds * plan.execs,
+        plan.restarts,
+    ))
+}
+
+fn alone(plan: Plan, image: &Image) -> Result<String> {
+    let bundle = Bundle::new(BASE.as_ref(), image)?;
+    let runtimes = runtimes::all();
+    let mut times = vec![Vec::new(); runtimes.len()];
+    for round in 1..=plan.rounds {
+        eprintln!("runtimes: round {round} of {}", plan.rounds);
+        for (runtime, times) in runtimes.iter().zip(&mut times) {
+            match bundle.measure(runtime, plan.lives) {
+                Ok(new) => times.extend(new),
+                Err(error) => eprintln!("{error:#}"),
+            }
+        }
+    }
+    let names: Vec<_> = runtimes.iter().map(|r| r.name.clone()).collect();
+    let figures = times.iter().map(|t| (!t.is_empty()).then(|| median_ms(t))).collect::<Vec<_>>();
+    let row = Row {
+        what: "runtime alone, `run` of `true`".into(),
+        unit: "ms",
+        more_is_better: false,
+        figures,
+        budget: "1 × crun",
+    };
+    Ok(table(&names, &[row]))
+}
