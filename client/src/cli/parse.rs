@@ -1,0 +1,8 @@
+//! Values of the command line: sizes, times, mounts, keys. Pure, and no clap in it.
+
+pub(crate) mod env;
+pub(crate) mod keys;
+pub(crate) mod mount;
+pub(crate) mod size;
+pub(crate) mod time;
+pub(crate) mod ulimit;
