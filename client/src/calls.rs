@@ -168,9 +168,7 @@ impl Client {
             if !reached || !error.is_transient() {
                 return Err(error);
             }
-            if asked_at.elapsed() > Duration::from_secs(1) {
-                backoff.reset();
-            }
+            backoff.opened(asked_at);
             match backoff.after_failure(Instant::now()) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(error),

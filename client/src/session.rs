@@ -73,6 +73,7 @@ pub struct Session {
     sender: Option<InputSender>,
     backoff: Backoff,
     broken_at: Option<Instant>,
+    retry_at: Instant,
     /// Told again on a new link.
     stdin_closed: bool,
     window: Option<WindowSize>,
@@ -115,7 +116,8 @@ impl Session {
     async fn open(client: Client, target: Target) -> Result<Self, Error> {
         let link = target.open(&client).await.map_err(|status| target.error(&client, status))?;
         let (sender, queue) = mpsc::channel(QUEUE);
-        let backoff = client.backoff();
+        let mut backoff = client.backoff();
+        backoff.opened(Instant::now());
         Ok(Self {
             client,
             target,
@@ -124,6 +126,7 @@ impl Session {
             sender: Some(sender),
             backoff,
             broken_at: None,
+            retry_at: Instant::now(),
             stdin_closed: false,
             window: None,
             again: Vec::new(),
@@ -193,7 +196,6 @@ impl Session {
     }
 
     fn take(&mut self, message: Message) -> Event {
-        self.backoff.reset();
         if let Some(cursor) = message.cursor {
             self.target.moved_to(cursor);
         }
@@ -203,25 +205,37 @@ impl Session {
                 self.over = true;
                 self.link = None;
             }
-            Event::Output { .. } => self.has_started(),
+            Event::Output { .. } => {
+                self.backoff.reset();
+                self.has_started();
+            }
             Event::Attached { .. } | Event::Resumed { .. } => {}
         }
         message.event
     }
 
-    /// Drops the link; the error comes back if the session can't go on after it.
+    /// Drops the link, or the attempt at one; the error comes back if the session can't go on after
+    /// it.
     fn broke(&mut self, error: Error) -> Result<(), Error> {
         self.link = None;
-        if !error.is_transient() || !self.target.can_resume() {
-            self.over = true;
-            return Err(error);
+        let now = Instant::now();
+        let pause = self.backoff.after_failure(now);
+        match pause.filter(|_| error.is_transient() && self.target.can_resume()) {
+            Some(pause) => {
+                self.retry_at = now + pause;
+                self.broken_at.get_or_insert(now);
+                Ok(())
+            }
+            None => {
+                self.over = true;
+                Err(error)
+            }
         }
-        self.broken_at.get_or_insert_with(Instant::now);
-        Ok(())
     }
 
     /// One attempt. The first message of the new link must come before it counts as open.
     async fn resume(&mut self) -> Result<Option<Event>, Error> {
+        tokio::time::sleep_until(self.retry_at.into()).await;
         let attempt = async {
             let mut link = self.target.open(&self.client).await?;
             match link.answers.next().await {
@@ -229,33 +243,25 @@ impl Session {
                 None => Err(Status::unavailable("the stream ended at once")),
             }
         };
-        match attempt.await {
-            Ok((link, message)) => {
-                self.again.clear();
-                if self.stdin_closed {
-                    self.again.push(Input::CloseStdin);
-                }
-                self.again.extend(self.window.map(Input::Resize));
-                self.link = Some(link);
-                let after = self.broken_at.take().map(|at| at.elapsed()).unwrap_or_default();
-                let greeting =
-                    matches!(message.event, Event::Attached { .. } | Event::Started { .. });
-                let event = self.take(message);
-                Ok(Some(if greeting { Event::Resumed { after } } else { event }))
-            }
+        let (link, message) = match attempt.await {
+            Ok(opened) => opened,
             Err(status) => {
                 let error = self.target.error(&self.client, status);
-                let pause = self.backoff.after_failure(Instant::now());
-                match pause.filter(|_| error.is_transient()) {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => {
-                        self.over = true;
-                        return Err(error);
-                    }
-                }
-                Ok(None)
+                self.broke(error)?;
+                return Ok(None);
             }
+        };
+        self.backoff.opened(Instant::now());
+        self.again.clear();
+        if self.stdin_closed {
+            self.again.push(Input::CloseStdin);
         }
+        self.again.extend(self.window.map(Input::Resize));
+        self.link = Some(link);
+        let after = self.broken_at.take().map(|at| at.elapsed()).unwrap_or_default();
+        let greeting = matches!(message.event, Event::Attached { .. } | Event::Started { .. });
+        let event = self.take(message);
+        Ok(Some(if greeting { Event::Resumed { after } } else { event }))
     }
 }
 

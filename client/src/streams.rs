@@ -17,7 +17,8 @@ impl Client {
     pub async fn logs(&self, request: LogsRequest) -> Result<LogStream, Error> {
         let open = self.containers().logs(request.clone()).await;
         let stream = open.map_err(|status| self.error("Logs", status))?.into_inner();
-        let backoff = self.backoff();
+        let mut backoff = self.backoff();
+        backoff.opened(Instant::now());
         Ok(LogStream { client: self.clone(), request, stream: Some(stream), backoff })
     }
 
@@ -35,7 +36,8 @@ impl Client {
             // Until the first event there is no number to go on from after a break.
             request.since = Some(now.into());
         }
-        let backoff = self.backoff();
+        let mut backoff = self.backoff();
+        backoff.opened(Instant::now());
         Ok(EventStream { client: self.clone(), request, stream: Some(stream), backoff })
     }
 }
@@ -73,6 +75,7 @@ impl LogStream {
             } else {
                 match self.client.containers().logs(self.request.clone()).await {
                     Ok(stream) => {
+                        self.backoff.opened(Instant::now());
                         self.stream = Some(stream.into_inner());
                         continue;
                     }
@@ -115,6 +118,7 @@ impl EventStream {
             } else {
                 match self.client.journal().subscribe(self.request.clone()).await {
                     Ok(stream) => {
+                        self.backoff.opened(Instant::now());
                         self.stream = Some(stream.into_inner());
                         continue;
                     }
