@@ -4,7 +4,7 @@ use std::{fs::File, io::Write as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use wharf_client::{
-    Client, Kind, SessionEvent,
+    Client, Kind,
     v1::{AttachStart, Container, ContainerSpec, attach_start},
 };
 
@@ -109,7 +109,7 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<u8> {
 }
 
 /// Attaches first and starts then, so that nothing is missed of a container that is quick, and
-/// removed when it has stopped.
+/// removed when it has stopped. The server has taken up the attach once it has begun to answer.
 pub(crate) async fn start_attached(
     client: &Client,
     id: &str,
@@ -125,10 +125,6 @@ pub(crate) async fn start_attached(
         wait_for_start: true,
     };
     let mut session = client.attach(start).await?;
-    match session.next().await? {
-        Some(SessionEvent::Attached { .. }) => {}
-        other => bail!("the supervisor's first answer to Attach was {other:?}"),
-    }
     let window = interact::window(options.tty);
     let caller = Caller::prepare(options)?;
     client.start_container(id, window).await?;
