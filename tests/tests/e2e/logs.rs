@@ -1,0 +1,93 @@
+//! The log: whole, in CRI's format, by tail, time, stream and cursor.
+
+use std::{fs, time::SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+use wharf_proto::v1::{LogEntry, LogsRequest, Stream};
+use wharf_tests::{
+    api::{Api, script},
+    wait::soon,
+    world::World,
+};
+
+async fn entries(api: &mut Api, request: LogsRequest) -> Result<Vec<LogEntry>> {
+    let mut answers = api.containers.logs(request).await?.into_inner();
+    let mut all = Vec::new();
+    while let Some(answer) = soon("an answer", answers.message()).await? {
+        all.extend(answer.entries);
+    }
+    Ok(all)
+}
+
+fn text(entries: &[LogEntry]) -> String {
+    entries.iter().map(|e| String::from_utf8_lossy(&e.data).into_owned()).collect()
+}
+
+#[tokio::test]
+async fn tail_time_stream_and_cursor() -> Result<()> {
+    let world = World::start().await?;
+    let mut api = world.with_busybox().await?;
+    let lines = "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; sleep 0.05; done";
+    let (container, _) = api.run_to_end(script(lines)).await?;
+    let of = LogsRequest { container: container.id.clone(), ..Default::default() };
+
+    let all = entries(&mut api, of.clone()).await?;
+    ensure!(all.len() == 10, "{all:?}");
+    let times: Vec<_> = all.iter().filter_map(|e| SystemTime::try_from(e.time?).ok()).collect();
+    ensure!(times.len() == 10 && times.is_sorted(), "{times:?}");
+
+    let out = entries(&mut api, LogsRequest { stdout: true, ..of.clone() }).await?;
+    ensure!(text(&out) == "out 1\nout 2\nout 3\nout 4\nout 5\n", "{out:?}");
+    let err = entries(&mut api, LogsRequest { stderr: true, ..of.clone() }).await?;
+    ensure!(err.len() == 5 && err.iter().all(|e| e.stream() == Stream::Stderr), "{err:?}");
+
+    for (tail, count) in [(0, 0), (3, 3), (100, 10)] {
+        let some = entries(&mut api, LogsRequest { tail: Some(tail), ..of.clone() }).await?;
+        ensure!(some == all[all.len() - count..], "tail {tail}: {some:?}");
+    }
+    let middle = &all[4];
+    let since = LogsRequest { since: middle.time, ..of.clone() };
+    ensure!(entries(&mut api, since).await? == all[4..], "since");
+    let after = LogsRequest { cursor: middle.cursor.clone(), ..of.clone() };
+    ensure!(entries(&mut api, after).await? == all[5..], "cursor");
+    let until = LogsRequest { until: middle.time, ..of };
+    let before = entries(&mut api, until).await?;
+    ensure!(before == all[..before.len()] && (4..=5).contains(&before.len()), "until: {before:?}");
+    world.finish().await
+}
+
+#[tokio::test]
+async fn following_to_the_end() -> Result<()> {
+    let world = World::start().await?;
+    let mut api = world.with_busybox().await?;
+    let lines = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i; usleep 1000; done";
+    let container = api.run(script(lines)).await?;
+    let follow =
+        LogsRequest { container: container.id.clone(), follow: true, ..Default::default() };
+    let followed = entries(&mut api, follow).await?;
+    ensure!(crate::no_gap(&text(&followed))? == 300);
+    world.finish().await
+}
+
+#[tokio::test]
+async fn long_lines_and_the_format_on_disk() -> Result<()> {
+    let world = World::start().await?;
+    let mut api = world.with_busybox().await?;
+    let long = "head -c 100000 /dev/zero | tr '\\0' x; echo; echo short; printf end";
+    let (container, outcome) = api.run_to_end(script(long)).await?;
+    let expected = format!("{}\nshort\nend", "x".repeat(100_000));
+    ensure!(outcome.out() == expected, "{} bytes", outcome.stdout.len());
+    let of = LogsRequest { container: container.id.clone(), ..Default::default() };
+    let all = entries(&mut api, of).await?;
+    let (last, first) = (all.last().context("none")?, all.first().context("none")?);
+    ensure!(first.partial, "{first:?}");
+    ensure!(last.data == b"end", "{last:?}");
+    // What kubelet and its tools read.
+    for line in fs::read_to_string(&container.log_path)?.lines() {
+        let mut words = line.splitn(4, ' ');
+        let (time, stream, tag) = (words.next(), words.next(), words.next());
+        ensure!(time.is_some_and(|t| t.contains('T') && t.len() >= 20), "{line}");
+        ensure!(stream == Some("stdout") && matches!(tag, Some("F" | "P")), "{line}");
+    }
+    world.finish().await
+}

@@ -1,0 +1,52 @@
+//! A client in another language: Python's grpcio, with nothing of ours but the .proto files.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use wharf_tests::{host, world::World};
+
+/// Uses reflection's descriptors, so that no code has to be generated.
+const CLIENT: &str = r#"
+import sys, grpc
+from google.protobuf import descriptor_pool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+channel = grpc.insecure_channel(sys.argv[1])
+pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+
+def call(service, method, **fields):
+    m = pool.FindServiceByName(f"wharf.v1.{service}").FindMethodByName(method)
+    request, answer = GetMessageClass(m.input_type), GetMessageClass(m.output_type)
+    rpc = channel.unary_unary(f"/wharf.v1.{service}/{method}",
+        request_serializer=request.SerializeToString, response_deserializer=answer.FromString)
+    return rpc(request(**fields), timeout=20)
+
+run = call("Containers", "Run", spec={"image": "busybox:test", "name": "snake", "args": ["sh", "-c", "exit 23"]})
+print(call("Containers", "Wait", container="snake").exit.exit_code)
+try:
+    call("Containers", "Get", container="nobody")
+except grpc.RpcError as error:
+    print(error.code().name)
+"#;
+
+#[tokio::test]
+async fn a_client_in_python() -> Result<()> {
+    let python = host::tool("python3");
+    let ready = python.as_ref().is_some_and(|python| {
+        let probe = "import grpc, grpc_reflection.v1alpha.proto_reflection_descriptor_database";
+        Command::new(python).args(["-c", probe]).output().is_ok_and(|o| o.status.success())
+    });
+    let Some(python) = python.filter(|_| ready) else {
+        // Not on CI's list: Debian's grpcio has no reflection, and pip is not everywhere.
+        return Ok(());
+    };
+    let world = World::start().await?;
+    let _api = world.with_busybox().await?;
+    let program = world.folder().join("client.py");
+    fs::write(&program, CLIENT)?;
+    let output = Command::new(python).arg(program).arg(world.address()).output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(said == "23\nNOT_FOUND\n", "{said} {}", String::from_utf8_lossy(&output.stderr));
+    world.finish().await.context("after a client in Python")
+}
