@@ -15,12 +15,15 @@
 //! Input is not acknowledged by the API: bytes that were under way when the connection broke may be
 //! lost. That stdin was closed, and the window's last size, are told again.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tonic::Status;
-use wharf_proto::v1::{AttachStart, ExecStart, Exit, Stream, WindowSize, attach_start};
+use wharf_proto::{
+    kind::Kind,
+    v1::{AttachStart, ExecStart, Exit, Stream, SubscribeRequest, WindowSize, attach_start},
+};
 
 use crate::{
     backoff::Backoff,
@@ -74,6 +77,7 @@ pub struct Session {
     backoff: Backoff,
     broken_at: Option<Instant>,
     retry_at: Instant,
+    opened_at: SystemTime,
     /// Told again on a new link.
     stdin_closed: bool,
     window: Option<WindowSize>,
@@ -127,6 +131,7 @@ impl Session {
             backoff,
             broken_at: None,
             retry_at: Instant::now(),
+            opened_at: SystemTime::now(),
             stdin_closed: false,
             window: None,
             again: Vec::new(),
@@ -247,6 +252,10 @@ impl Session {
             Ok(opened) => opened,
             Err(status) => {
                 let error = self.target.error(&self.client, status);
+                if let Some(exit) = self.last_word(&error).await {
+                    self.over = true;
+                    return Ok(Some(Event::Exit(exit)));
+                }
                 self.broke(error)?;
                 return Ok(None);
             }
@@ -262,6 +271,40 @@ impl Session {
         let greeting = matches!(message.event, Event::Attached { .. } | Event::Started { .. });
         let event = self.take(message);
         Ok(Some(if greeting { Event::Resumed { after } } else { event }))
+    }
+}
+
+impl Session {
+    /// The end of a container that was removed (auto_remove) before we came back: the journal has
+    /// it still. Output after our cursor is gone with its log.
+    async fn last_word(&self, error: &Error) -> Option<Exit> {
+        let Target::Attach(start) = &self.target else { return None };
+        if error.kind() != Kind::NotFound {
+            return None;
+        }
+        let request = SubscribeRequest {
+            since: Some(self.opened_at.into()),
+            until: Some(SystemTime::now().into()),
+            topics: vec!["container.exit".to_owned()],
+            container: start.container.clone(),
+            ..SubscribeRequest::default()
+        };
+        let mut events = self.client.events(request).await.ok()?;
+        let mut last = None;
+        let limit = tokio::time::Instant::now() + Duration::from_secs(5);
+        while let Ok(Ok(Some(event))) = tokio::time::timeout_at(limit, events.next()).await {
+            last = Some(event);
+        }
+        let event = last?;
+        let number = |name: &str| event.attributes.get(name)?.parse().ok();
+        Some(Exit {
+            exit_code: number("exitCode")?,
+            signal: number("signal").unwrap_or(0),
+            oom_killed: event.attributes.get("oomKilled").is_some_and(|value| value == "true"),
+            reason: event.attributes.get("reason").cloned().unwrap_or_default(),
+            message: "the container was removed meanwhile".to_owned(),
+            finished_at: event.time,
+        })
     }
 }
 
