@@ -1,0 +1,111 @@
+//! The actions of the command line.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use prost::Message as _;
+use wharf_proto::task::DeleteResponse;
+
+use super::args::{Action, Args, ArgsError};
+use super::server::Server;
+use super::status::timestamp;
+use crate::flow::boot::{Booted, boot};
+use crate::flow::cleanup::cleanup;
+use crate::flow::{Error, Identity, Shim};
+use crate::logic::ids::TaskId;
+use crate::sys::journal::{self, Level};
+use crate::sys::{SysError, files, process, sockets};
+
+/// An action that failed.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Args(#[from] ArgsError),
+    #[error("find the bundle")]
+    Bundle(#[source] std::io::Error),
+    #[error("answer on standard output")]
+    Answer(#[source] std::io::Error),
+    #[error(transparent)]
+    Flow(#[from] Error),
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+/// Runs the program. In the shim itself this returns after `Shutdown`.
+pub(crate) fn run(words: impl IntoIterator<Item = String>) -> ExitCode {
+    let result = Args::parse(words).map_err(CommandError::from).and_then(|args| act(&args));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let text = format!("wharf-shim: {}\n", journal::chain(&error));
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(args: &Args) -> Result<(), CommandError> {
+    match args.action {
+        Action::Version | Action::Info => {
+            answer(concat!("wharf-shim ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
+        }
+        Action::Start => start(args),
+        Action::Delete => delete(args),
+    }
+}
+
+fn answer(bytes: &[u8]) -> Result<(), CommandError> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(CommandError::Answer)
+}
+
+fn identity(args: &Args) -> Result<Identity, CommandError> {
+    let bundle = match &args.bundle {
+        Some(bundle) => std::path::absolute(bundle).map_err(CommandError::Bundle)?,
+        None => std::env::current_dir().map_err(CommandError::Bundle)?,
+    };
+    let id = TaskId::parse(&args.id).map_err(Error::from)?;
+    let socket = match &args.socket {
+        Some(socket) => PathBuf::from(socket),
+        None => sockets::path_for(&bundle, &args.namespace, &args.id),
+    };
+    Ok(Identity { namespace: args.namespace.clone(), id, bundle, socket })
+}
+
+fn start(args: &Args) -> Result<(), CommandError> {
+    let identity = identity(args)?;
+    if args.debug {
+        journal::enable_debug();
+    }
+    match boot(&identity)? {
+        Booted::Parent { address } => answer(address.as_bytes()),
+        Booted::Server { listener } => serve(identity, listener),
+    }
+}
+
+fn serve(
+    identity: Identity,
+    listener: std::os::unix::net::UnixListener,
+) -> Result<(), CommandError> {
+    let socket = identity.socket.clone();
+    let signals = process::signals()?;
+    let mut shim = Shim::new(identity)?;
+    journal::write(Level::Info, "shim serves", &[("pid", &std::process::id())]);
+    let result = Server::new(listener, signals).run(&mut shim);
+    files::remove(&socket)?;
+    if let Err(error) = &result {
+        journal::write(Level::Error, "loop failed", &[("error", &journal::chain(error))]);
+    }
+    Ok(result?)
+}
+
+fn delete(args: &Args) -> Result<(), CommandError> {
+    let exit = cleanup(&identity(args)?)?;
+    let response = DeleteResponse {
+        pid: exit.pid,
+        exit_status: exit.exit_code,
+        exited_at: Some(timestamp(exit.exited_at_unix_ns)),
+    };
+    answer(&response.encode_to_vec())
+}

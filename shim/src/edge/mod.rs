@@ -1,0 +1,11 @@
+//! Where the shim meets others: its command line and its socket. Wire types stop here.
+
+mod args;
+mod commands;
+mod connection;
+mod server;
+mod shim_service;
+mod status;
+mod task_service;
+
+pub(crate) use commands::run;

@@ -1,0 +1,283 @@
+//! The loop of the shim: everything that happens, happens here, one thing after the other.
+//!
+//! Calls on one connection are independent: a `Wait` stays open while others are answered. A
+//! caller that breaks the protocol or does not read its answers loses its connection, and nobody
+//! else notices.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use nix::sys::signalfd::SignalFd;
+use prost::Message as _;
+use wharf_proto::google::rpc::Status;
+use wharf_proto::ttrpc::{FLAG_REMOTE_OPEN, FrameType, Header, Request, Response, frame};
+use wharf_proto::{shim, task};
+
+use super::connection::{Connection, Peer};
+use super::status::{EdgeError, status};
+use super::{shim_service, task_service};
+use crate::flow::{Completion, Shim, Ticket};
+use crate::logic::frames::Next;
+use crate::sys::journal::{self, Level};
+use crate::sys::poller::{Interest, Ready, Token};
+use crate::sys::{SysError, clock, sockets};
+
+const MAX_CONNECTIONS: usize = 256;
+const MAX_OPEN_CALLS: usize = 1024;
+/// How long last answers may take to go out.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// What a call comes to.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Now(Vec<u8>),
+    /// With this form, when it is there.
+    Later(Form),
+}
+
+/// The message that a late answer becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Empty,
+    Wait,
+    WaitExit,
+    Output,
+}
+
+/// A late call.
+#[derive(Debug)]
+struct Pending {
+    asked: String,
+    form: Form,
+}
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    listener: UnixListener,
+    signals: SignalFd,
+    connections: BTreeMap<u32, Connection>,
+    pending: BTreeMap<Ticket, Pending>,
+    next_connection: u32,
+}
+
+impl Server {
+    pub(crate) fn new(listener: UnixListener, signals: SignalFd) -> Self {
+        Self {
+            listener,
+            signals,
+            connections: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            next_connection: 0,
+        }
+    }
+
+    /// Serves until `Shutdown`.
+    pub(crate) fn run(&mut self, shim: &mut Shim) -> Result<(), SysError> {
+        shim.poller().add(&self.listener, Token::Listener, Interest::Read)?;
+        shim.poller().add(&self.signals, Token::Signals, Interest::Read)?;
+        let mut leave_at: Option<Instant> = None;
+        loop {
+            let timeout = match leave_at {
+                Some(at) => Some(at.saturating_duration_since(clock::now())),
+                None => shim.timeout(),
+            };
+            for ready in shim.poller().wait(timeout)? {
+                self.on_ready(ready, shim);
+            }
+            shim.on_time();
+            self.deliver(shim);
+            if shim.is_stopping() {
+                let at = *leave_at.get_or_insert_with(|| clock::now() + FAREWELL);
+                let is_flushed = self.connections.values().all(Connection::is_flushed);
+                if is_flushed || at <= clock::now() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn on_ready(&mut self, ready: Ready, shim: &mut Shim) {
+        match ready.token {
+            Token::Listener => self.on_caller(shim),
+            Token::Signals => self.on_signals(shim),
+            Token::Connection(number) => self.on_connection(number, ready, shim),
+            token => shim.on_ready(token),
+        }
+    }
+
+    fn on_caller(&mut self, shim: &mut Shim) {
+        let socket = match sockets::accept(&self.listener) {
+            Ok(Some(socket)) => socket,
+            Ok(None) => return,
+            Err(error) => {
+                journal::write(Level::Warn, "caller lost", &[("error", &journal::chain(&error))]);
+                return;
+            }
+        };
+        if self.connections.len() >= MAX_CONNECTIONS {
+            journal::write(Level::Warn, "too many callers", &[("limit", &MAX_CONNECTIONS)]);
+            return;
+        }
+        self.next_connection = self.next_connection.wrapping_add(1);
+        let connection = Connection::new(self.next_connection, socket);
+        if connection.watch(shim.poller()).is_ok() {
+            self.connections.insert(self.next_connection, connection);
+        }
+    }
+
+    fn on_signals(&mut self, shim: &mut Shim) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            if i32::try_from(info.ssi_signo) != Ok(libc::SIGCHLD) {
+                // The container is not to notice what happens to its supervisor or the session.
+                journal::write(Level::Info, "signal ignored", &[("signal", &info.ssi_signo)]);
+            }
+        }
+        shim.on_children();
+    }
+
+    fn on_connection(&mut self, number: u32, ready: Ready, shim: &mut Shim) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        if ready.writable && connection.flush(shim.poller()) == Peer::Gone {
+            self.close(number, shim);
+            return;
+        }
+        // What a caller sent before it left is carried out.
+        let peer = connection.receive();
+        let mut peer = self.serve_frames(number, shim).min_of(peer);
+        if peer == Peer::There && !self.connections.contains_key(&number) {
+            peer = Peer::Gone;
+        }
+        if peer == Peer::Gone {
+            self.close(number, shim);
+        }
+    }
+
+    fn serve_frames(&mut self, number: u32, shim: &mut Shim) -> Peer {
+        loop {
+            let Some(connection) = self.connections.get_mut(&number) else { return Peer::Gone };
+            let (stream, result) = match connection.next() {
+                Next::Wait => return Peer::There,
+                Next::Broken(error) => {
+                    let error = error.to_string();
+                    journal::write(Level::Warn, "caller breaks the protocol", &[("error", &error)]);
+                    return Peer::Gone;
+                }
+                Next::TooLong { stream, error } => (stream, Err(status("call", &error.into()))),
+                Next::Frame(header, data) => match self.on_frame(number, header, &data, shim) {
+                    Some(result) => (header.stream, result),
+                    None => continue,
+                },
+            };
+            if self.answer(number, stream, result, shim) == Peer::Gone {
+                return Peer::Gone;
+            }
+        }
+    }
+
+    /// `None`: nothing is to be answered now.
+    fn on_frame(
+        &mut self,
+        number: u32,
+        header: Header,
+        data: &[u8],
+        shim: &mut Shim,
+    ) -> Option<Result<Vec<u8>, Status>> {
+        if header.frame_type != FrameType::Request {
+            // Of a stream that was refused, or of nothing.
+            return None;
+        }
+        let connection = self.connections.get_mut(&number)?;
+        let (stream, last) = (header.stream, connection.last_stream);
+        if stream % 2 == 0 || stream <= last {
+            return Some(Err(status("call", &EdgeError::Stream { stream, last })));
+        }
+        connection.last_stream = stream;
+        let request = match Request::decode(data) {
+            Ok(request) => request,
+            Err(error) => return Some(Err(status("call", &error.into()))),
+        };
+        let asked = request.method.clone();
+        if connection.open_calls >= MAX_OPEN_CALLS {
+            return Some(Err(status(&asked, &EdgeError::TooManyCalls(MAX_OPEN_CALLS))));
+        }
+        let ticket = Ticket { connection: number, stream };
+        let reply = if header.flags & FLAG_REMOTE_OPEN != 0 {
+            Err(EdgeError::Streaming)
+        } else {
+            dispatch(&request, ticket, shim)
+        };
+        match reply {
+            Ok(Reply::Now(payload)) => Some(Ok(payload)),
+            Ok(Reply::Later(form)) => {
+                connection.open_calls += 1;
+                self.pending.insert(ticket, Pending { asked, form });
+                None
+            }
+            Err(error) => Some(Err(status(&asked, &error))),
+        }
+    }
+
+    /// Late answers that are ready.
+    fn deliver(&mut self, shim: &mut Shim) {
+        for (ticket, result) in shim.take_completions() {
+            self.complete((ticket, result), shim);
+        }
+    }
+
+    fn complete(&mut self, (ticket, result): Completion, shim: &mut Shim) {
+        let Some(pending) = self.pending.remove(&ticket) else { return };
+        let Some(connection) = self.connections.get_mut(&ticket.connection) else { return };
+        connection.open_calls -= 1;
+        let result = result
+            .map(|outcome| shim_service::encode(pending.form, outcome))
+            .map_err(|error| status(&pending.asked, &error.into()));
+        if self.answer(ticket.connection, ticket.stream, result, shim) == Peer::Gone {
+            self.close(ticket.connection, shim);
+        }
+    }
+
+    fn answer(
+        &mut self,
+        number: u32,
+        stream: u32,
+        result: Result<Vec<u8>, Status>,
+        shim: &Shim,
+    ) -> Peer {
+        let Some(connection) = self.connections.get_mut(&number) else { return Peer::Gone };
+        let response = match result {
+            Ok(payload) => Response { status: None, payload },
+            Err(status) => Response { status: Some(status), payload: Vec::new() },
+        };
+        let bytes = frame(FrameType::Response, stream, &response).or_else(|error| {
+            let status = Some(status("answer", &error.into()));
+            frame(FrameType::Response, stream, &Response { status, payload: Vec::new() })
+        });
+        match bytes {
+            Ok(bytes) => connection.send(bytes, shim.poller()),
+            Err(_) => Peer::Gone,
+        }
+    }
+
+    fn close(&mut self, number: u32, shim: &mut Shim) {
+        let Some(connection) = self.connections.remove(&number) else { return };
+        connection.unwatch(shim.poller());
+        self.pending.retain(|ticket, _| ticket.connection != number);
+        shim.forget(number);
+        shim.touch();
+    }
+}
+
+impl Peer {
+    fn min_of(self, other: Self) -> Self {
+        if self == Self::Gone { self } else { other }
+    }
+}
+
+fn dispatch(request: &Request, ticket: Ticket, shim: &mut Shim) -> Result<Reply, EdgeError> {
+    match request.service.as_str() {
+        task::SERVICE_V2 | task::SERVICE_V3 => task_service::call(request, ticket, shim),
+        shim::SERVICE => shim_service::call(request, ticket, shim),
+        other => Err(EdgeError::Service(other.to_owned())),
+    }
+}

@@ -1,0 +1,214 @@
+//! containerd's Task service, version 2 and 3: requests to calls of the flow, and back.
+
+use std::path::PathBuf;
+
+use prost::Message as _;
+use prost_types::Any;
+use wharf_proto::containerd::runc::v1::ProcessDetails;
+use wharf_proto::containerd::v1::types::ProcessInfo;
+use wharf_proto::ttrpc::Request;
+use wharf_proto::{shim as wharf, task as wire};
+
+use super::server::{Form, Reply};
+use super::status::{EdgeError, timestamp};
+use crate::flow::{AddExec, CreateTask, Force, LogTarget, Mount, Options, Reach, Shim, Ticket, Uris};
+use crate::logic::ids::{ExecId, ProcessRef, TaskId};
+use crate::logic::lines::Format;
+use crate::logic::process::State;
+
+pub(crate) fn call(
+    request: &Request,
+    ticket: Ticket,
+    shim: &mut Shim,
+) -> Result<Reply, EdgeError> {
+    let payload = request.payload.as_slice();
+    let answer = match request.method.as_str() {
+        "State" => state(payload, shim)?,
+        "Create" => create(payload, shim)?,
+        "Start" => {
+            let asked = wire::StartRequest::decode(payload)?;
+            let pid = shim.start(&ProcessRef::parse(&asked.id, &asked.exec_id)?)?;
+            wire::StartResponse { pid: unsigned(pid) }.encode_to_vec()
+        }
+        "Delete" => {
+            let asked = wire::DeleteRequest::decode(payload)?;
+            let exit = shim.delete(&ProcessRef::parse(&asked.id, &asked.exec_id)?)?;
+            wire::DeleteResponse {
+                pid: exit.pid,
+                exit_status: exit.exit_code,
+                exited_at: Some(timestamp(exit.exited_at_unix_ns)),
+            }
+            .encode_to_vec()
+        }
+        "Exec" => exec(payload, shim)?,
+        "Kill" => {
+            let asked = wire::KillRequest::decode(payload)?;
+            let of = ProcessRef::parse(&asked.id, &asked.exec_id)?;
+            shim.kill(&of, asked.signal, if asked.all { Reach::All } else { Reach::One })?;
+            Vec::new()
+        }
+        "Wait" => {
+            let asked = wire::WaitRequest::decode(payload)?;
+            shim.wait(&ProcessRef::parse(&asked.id, &asked.exec_id)?, ticket)?;
+            return Ok(Reply::Later(Form::Wait));
+        }
+        method => inside(method, payload, shim)?,
+    };
+    Ok(Reply::Now(answer))
+}
+
+/// What reaches into a container that is there.
+fn inside(method: &str, payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
+    match method {
+        "Pids" => pids(payload, shim),
+        "Pause" => {
+            shim.pause(&TaskId::parse(&wire::PauseRequest::decode(payload)?.id)?)?;
+            Ok(Vec::new())
+        }
+        "Resume" => {
+            shim.resume(Some(&TaskId::parse(&wire::ResumeRequest::decode(payload)?.id)?))?;
+            Ok(Vec::new())
+        }
+        "ResizePty" => {
+            let asked = wire::ResizePtyRequest::decode(payload)?;
+            let of = ProcessRef::parse(&asked.id, &asked.exec_id)?;
+            shim.resize(&of, asked.width, asked.height)?;
+            Ok(Vec::new())
+        }
+        "CloseIO" => {
+            let asked = wire::CloseIoRequest::decode(payload)?;
+            if asked.stdin {
+                shim.close_stdin(&ProcessRef::parse(&asked.id, &asked.exec_id)?)?;
+            }
+            Ok(Vec::new())
+        }
+        "Update" => {
+            let asked = wire::UpdateTaskRequest::decode(payload)?;
+            let resources = asked.resources.unwrap_or_default();
+            shim.update(&TaskId::parse(&asked.id)?, &resources.value)?;
+            Ok(Vec::new())
+        }
+        "Connect" => {
+            wire::ConnectRequest::decode(payload)?;
+            Ok(wire::ConnectResponse {
+                shim_pid: std::process::id(),
+                task_pid: unsigned(shim.init_pid()),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            }
+            .encode_to_vec())
+        }
+        "Shutdown" => {
+            let asked = wire::ShutdownRequest::decode(payload)?;
+            shim.shutdown(if asked.now { Force::Yes } else { Force::No });
+            Ok(Vec::new())
+        }
+        other => Err(EdgeError::Method(other.to_owned())),
+    }
+}
+
+fn create(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
+    let asked = wire::CreateTaskRequest::decode(payload)?;
+    let options = match &asked.options {
+        Some(any) => options(any)?,
+        None => None,
+    };
+    let bundle = PathBuf::from(&asked.bundle);
+    if !bundle.is_absolute() {
+        return Err(EdgeError::Bundle(asked.bundle));
+    }
+    let rootfs = asked.rootfs.into_iter().map(|mount| Mount {
+        kind: mount.r#type,
+        source: mount.source,
+        target: mount.target,
+        options: mount.options,
+    });
+    let pid = shim.create(&CreateTask {
+        id: TaskId::parse(&asked.id)?,
+        bundle,
+        rootfs: rootfs.collect(),
+        terminal: asked.terminal,
+        uris: Uris { stdin: asked.stdin, stdout: asked.stdout, stderr: asked.stderr },
+        options,
+    })?;
+    Ok(wire::CreateTaskResponse { pid: unsigned(pid) }.encode_to_vec())
+}
+
+/// `None`: the caller is not Wharf's supervisor.
+fn options(any: &Any) -> Result<Option<Options>, EdgeError> {
+    // A prefix up to the last slash says where a type's definition is.
+    let name = any.type_url.rsplit('/').next().unwrap_or_default();
+    if name != wharf::CREATE_OPTIONS_TYPE_URL {
+        return Ok(None);
+    }
+    let asked = wharf::CreateOptions::decode(any.value.as_slice())?;
+    let log = asked.log.filter(|log| !log.path.is_empty()).map(|log| LogTarget {
+        format: match log.format() {
+            wharf::log_target::Format::JsonFile => Format::JsonFile,
+            wharf::log_target::Format::Unspecified | wharf::log_target::Format::Cri => Format::Cri,
+        },
+        path: log.path.into(),
+        max_bytes: log.max_bytes,
+        max_files: log.max_files,
+    });
+    let size = |value: u32| u16::try_from(value).ok().filter(|&value| value > 0);
+    let window = size(asked.terminal_width).zip(size(asked.terminal_height));
+    Ok(Some(Options { log, open_stdin: asked.open_stdin, window }))
+}
+
+fn exec(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
+    let asked = wire::ExecProcessRequest::decode(payload)?;
+    shim.add_exec(AddExec {
+        task: TaskId::parse(&asked.id)?,
+        exec: ExecId::parse(&asked.exec_id)?,
+        terminal: asked.terminal,
+        uris: Uris { stdin: asked.stdin, stdout: asked.stdout, stderr: asked.stderr },
+        process: asked.spec.unwrap_or_default().value,
+    })?;
+    Ok(Vec::new())
+}
+
+fn state(payload: &[u8], shim: &Shim) -> Result<Vec<u8>, EdgeError> {
+    let asked = wire::StateRequest::decode(payload)?;
+    let found = shim.describe(&ProcessRef::parse(&asked.id, &asked.exec_id)?)?;
+    let status = match found.state {
+        State::Created => wire::Status::Created,
+        State::Running => wire::Status::Running,
+        State::Paused => wire::Status::Paused,
+        State::Stopped | State::Deleted => wire::Status::Stopped,
+    };
+    Ok(wire::StateResponse {
+        id: asked.id,
+        bundle: found.bundle.display().to_string(),
+        pid: unsigned(found.pid),
+        status: status.into(),
+        stdin: found.uris.stdin,
+        stdout: found.uris.stdout,
+        stderr: found.uris.stderr,
+        terminal: found.terminal,
+        exit_status: found.exit.map_or(0, |exit| exit.exit_code),
+        exited_at: found.exit.map(|exit| timestamp(exit.exited_at_unix_ns)),
+        exec_id: asked.exec_id,
+    }
+    .encode_to_vec())
+}
+
+fn pids(payload: &[u8], shim: &Shim) -> Result<Vec<u8>, EdgeError> {
+    let asked = wire::PidsRequest::decode(payload)?;
+    let pids = shim.pids(&TaskId::parse(&asked.id)?)?;
+    let processes = pids
+        .into_iter()
+        .map(|(pid, exec)| ProcessInfo {
+            pid: unsigned(pid),
+            info: exec.map(|exec_id| Any {
+                type_url: "containerd.runc.v1.ProcessDetails".to_owned(),
+                value: ProcessDetails { exec_id }.encode_to_vec(),
+            }),
+        })
+        .collect();
+    Ok(wire::PidsResponse { processes }.encode_to_vec())
+}
+
+/// Pids are positive; 0 says that there is none.
+fn unsigned(pid: i32) -> u32 {
+    u32::try_from(pid).unwrap_or(0)
+}

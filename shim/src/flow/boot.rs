@@ -1,0 +1,61 @@
+//! `start` on the command line: a socket that accepts, a process behind it, an address to print.
+//!
+//! ```text
+//! caller ─▶ wharf-shim start ── bind, listen ── fork ──▶ server: setsid, subreaper, stdio away
+//!                                 │
+//!                                 └─ answers with the address and exits
+//! ```
+
+use std::os::unix::net::UnixListener;
+
+use super::Error;
+use super::shim::Identity;
+use crate::sys::process::{self, Side};
+use crate::sys::{SysError, files, journal, sockets};
+
+/// Which process came back from [`boot`].
+#[derive(Debug)]
+pub(crate) enum Booted {
+    /// The caller's child: tell the address and leave.
+    Parent { address: String },
+    /// The shim, in a process of its own.
+    Server { listener: UnixListener },
+}
+
+/// Makes the shim's process. A second start for a living shim answers with its address.
+pub(crate) fn boot(identity: &Identity) -> Result<Booted, Error> {
+    let socket = &identity.socket;
+    let address = format!("unix://{}", socket.display());
+    if sockets::answers(socket) {
+        return Ok(Booted::Parent { address });
+    }
+    let listener = sockets::listen(socket)?;
+    files::write_atomic(&identity.bundle.join("address"), address.as_bytes())?;
+    match process::fork()? {
+        Side::Parent => Ok(Booted::Parent { address }),
+        Side::Child => {
+            if let Err(error) = become_server(identity) {
+                // Nobody listens to this process; the socket closing is what the caller sees.
+                journal::write(
+                    journal::Level::Error,
+                    "shim did not start",
+                    &[("error", &journal::chain(&error))],
+                );
+                std::process::exit(1);
+            }
+            Ok(Booted::Server { listener })
+        }
+    }
+}
+
+fn become_server(identity: &Identity) -> Result<(), SysError> {
+    process::detach()?;
+    process::redirect_stdio(&identity.bundle.join("shim.log"))?;
+    process::become_subreaper()?;
+    process::set_title(&format!("wharf-shim: {}", identity.id.as_str()));
+    std::panic::set_hook(Box::new(|panic| {
+        journal::write(journal::Level::Error, "shim is broken", &[("panic", &panic)]);
+        std::process::abort();
+    }));
+    Ok(())
+}

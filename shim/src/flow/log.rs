@@ -1,0 +1,128 @@
+//! The container's log: lines to the file, rotation, and what happens when the disk is full.
+//!
+//! A full disk blocks: lines wait here, the pipes are not read, the container feels a full pipe.
+//! Any other fault of the log drops output and counts it: a container is not held for a broken
+//! log folder.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::logic::lines::{Encoder, Format, Stream, Tail};
+use crate::sys::files::LogFile;
+use crate::sys::journal::{self, Level};
+use crate::sys::{SysError, clock};
+
+/// Between two tries on a full disk.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Where and how, as the request says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogTarget {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Format,
+    /// 0: never rotated.
+    pub(crate) max_bytes: u64,
+    pub(crate) max_files: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    file: LogFile,
+    format: Format,
+    /// Lines that the disk had no room for.
+    blocked: Vec<u8>,
+    retry_at: Option<Instant>,
+    dropped: u64,
+}
+
+impl Log {
+    pub(crate) fn open(target: &LogTarget) -> Result<Self, SysError> {
+        let file = LogFile::open(&target.path, target.max_bytes, target.max_files)?;
+        Ok(Self { file, format: target.format, blocked: Vec::new(), retry_at: None, dropped: 0 })
+    }
+
+    /// Encodes and writes; answers how many bytes of input are done with: all, but for a last
+    /// line without end under [`Tail::Keep`]. `out` is memory to work in.
+    pub(crate) fn append(
+        &mut self,
+        stream: Stream,
+        input: &[u8],
+        tail: Tail,
+        out: &mut [u8],
+    ) -> usize {
+        let encoder = Encoder::new(self.format, stream, clock::unix_ns());
+        let mut consumed = 0;
+        loop {
+            let step = encoder.step(&input[consumed..], tail, out);
+            if step.consumed == 0 {
+                return consumed;
+            }
+            consumed += step.consumed;
+            self.write(&out[..step.produced]);
+        }
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) {
+        while self.blocked.is_empty() && !bytes.is_empty() {
+            match self.file.write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if is_full(&error) => {
+                    journal::write(Level::Error, "no room for the log", &[("error", &error)]);
+                    self.retry_at = Some(clock::now() + RETRY);
+                    break;
+                }
+                Err(error) => {
+                    if self.dropped == 0 {
+                        journal::write(Level::Error, "log is lost", &[("error", &error)]);
+                    }
+                    self.dropped += bytes.len() as u64;
+                    return;
+                }
+            }
+        }
+        self.blocked.extend_from_slice(bytes);
+        if self.blocked.is_empty() && self.file.is_due() {
+            self.rotate();
+        }
+    }
+
+    fn rotate(&mut self) {
+        if let Err(error) = self.file.rotate() {
+            let error = journal::chain(&error);
+            journal::write(Level::Warn, "log was not rotated", &[("error", &error)]);
+        }
+    }
+
+    /// The disk is full: give nothing more.
+    pub(crate) fn is_blocked(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+
+    /// When to call [`Log::retry`].
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Tries the disk again.
+    pub(crate) fn retry(&mut self) {
+        self.retry_at = None;
+        let waiting = std::mem::take(&mut self.blocked);
+        self.write(&waiting);
+    }
+
+    pub(crate) fn reopen(&mut self) -> Result<(), SysError> {
+        self.file.reopen()
+    }
+
+    /// Bytes of lines that were lost.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}

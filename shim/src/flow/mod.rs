@@ -1,0 +1,33 @@
+//! Where decisions meet effects: one file a verb of the protocol, around the [`Shim`].
+//!
+//! Knows no wire types: the edge turns requests into calls and [`Completion`]s into answers.
+//! Nothing here waits for a peer; what takes time ends in a completion.
+
+pub(crate) mod boot;
+pub(crate) mod cleanup;
+mod create;
+mod delete;
+mod error;
+mod exec;
+mod exit;
+mod input;
+mod io;
+mod log;
+mod process;
+mod pump;
+mod read_output;
+mod records;
+mod shim;
+mod signal;
+mod start;
+mod stdio;
+mod tell;
+
+pub(crate) use create::{CreateTask, Mount, Options};
+pub(crate) use error::Error;
+pub(crate) use exec::AddExec;
+pub(crate) use log::LogTarget;
+pub(crate) use read_output::ReadOutput;
+pub(crate) use shim::{Completion, Force, Identity, Outcome, Shim, Ticket};
+pub(crate) use signal::Reach;
+pub(crate) use stdio::Uris;

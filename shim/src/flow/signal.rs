@@ -1,0 +1,140 @@
+//! What reaches into a running container: signals, freezing, limits, windows, input.
+
+use oci_spec::runtime as oci;
+
+use super::Error;
+use super::shim::{Shim, Ticket};
+use crate::logic::ids::{ProcessRef, TaskId};
+use crate::logic::process::{Event, State};
+use crate::sys::{pipes, process};
+
+/// Highest signal of Linux.
+const MAX_SIGNAL: u32 = 64;
+
+/// Whom a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    One,
+    /// Every process of the container.
+    All,
+}
+
+impl Shim {
+    pub(crate) fn kill(
+        &mut self,
+        of: &ProcessRef,
+        signal: u32,
+        reach: Reach,
+    ) -> Result<(), Error> {
+        if signal > MAX_SIGNAL {
+            return Err(Error::Signal(signal));
+        }
+        let signal = i32::try_from(signal).map_err(|_| Error::Signal(signal))?;
+        let process = self.find(of)?;
+        let is_init = process.exec.is_none();
+        if reach == Reach::All && is_init && process.state == State::Stopped {
+            // What the init left behind, when it had no pid namespace of its own.
+            return self.signal_all(signal);
+        }
+        process.state.after(Event::Kill)?;
+        if reach == Reach::All && is_init {
+            self.signal_all(signal)?;
+        } else if is_init {
+            let task = &self.container(None)?.created.task;
+            task.signal(signal).map_err(|source| Error::Runtime { step: "signal init", source })?;
+        } else if let Some(pidfd) = &process.pidfd {
+            process::signal(pidfd, signal)?;
+        } else {
+            // An exec that was never started has no process to signal.
+            return Err(Error::NoExec(process.name().to_owned()));
+        }
+        if signal == libc::SIGKILL && self.init_state() == Some(State::Paused) {
+            // A frozen process does not die before it is thawed.
+            self.resume(None)?;
+        }
+        Ok(())
+    }
+
+    fn signal_all(&self, signal: i32) -> Result<(), Error> {
+        let task = &self.container(None)?.created.task;
+        task.signal_all(signal).map_err(|source| Error::Runtime { step: "signal container", source })
+    }
+
+    pub(crate) fn pause(&mut self, id: &TaskId) -> Result<(), Error> {
+        self.change(Some(id), Event::Pause, |task| {
+            task.pause().map_err(|source| Error::Runtime { step: "freeze container", source })
+        })
+    }
+
+    pub(crate) fn resume(&mut self, id: Option<&TaskId>) -> Result<(), Error> {
+        self.change(id, Event::Resume, |task| {
+            task.resume().map_err(|source| Error::Runtime { step: "thaw container", source })
+        })
+    }
+
+    /// New limits, as OCI JSON.
+    pub(crate) fn update(&mut self, id: &TaskId, resources: &[u8]) -> Result<(), Error> {
+        let resources: oci::LinuxResources = serde_json::from_slice(resources)
+            .map_err(|source| Error::Json { what: "resources", source })?;
+        self.change(Some(id), Event::Update, |task| {
+            task.update(&resources)
+                .map_err(|source| Error::Runtime { step: "update limits", source })
+        })
+    }
+
+    fn change(
+        &mut self,
+        id: Option<&TaskId>,
+        event: Event,
+        act: impl FnOnce(&wharf_runtime::Task) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let container = self.container(id)?;
+        let number = container.init;
+        let init = self.processes.get(&number).expect("a container has its init");
+        let after = init.state.after(event)?;
+        if after != init.state || event == Event::Update {
+            act(&container.created.task)?;
+        }
+        self.processes.get_mut(&number).expect("just found").state = after;
+        Ok(())
+    }
+
+    pub(crate) fn resize(
+        &mut self,
+        of: &ProcessRef,
+        columns: u32,
+        rows: u32,
+    ) -> Result<(), Error> {
+        let process = self.find(of)?;
+        let pty = process.ends.pty.as_ref().ok_or(Error::NoTerminal)?;
+        match (u16::try_from(columns), u16::try_from(rows)) {
+            (Ok(columns), Ok(rows)) => Ok(pipes::resize(&pty.master, columns, rows)?),
+            _ => Err(Error::Window { columns, rows }),
+        }
+    }
+
+    /// Answered when the process has all of it.
+    pub(crate) fn write_stdin(
+        &mut self,
+        of: &ProcessRef,
+        bytes: Vec<u8>,
+        ticket: Ticket,
+    ) -> Result<(), Error> {
+        let process = self.find_mut(of)?;
+        let number = process.number;
+        process.ends.input.as_mut().ok_or(Error::StdinClosed)?.push(bytes, ticket)?;
+        self.run_input(number);
+        Ok(())
+    }
+
+    /// Closed already is fine.
+    pub(crate) fn close_stdin(&mut self, of: &ProcessRef) -> Result<(), Error> {
+        let process = self.find_mut(of)?;
+        let number = process.number;
+        if let Some(input) = &mut process.ends.input {
+            input.close();
+            self.run_input(number);
+        }
+        Ok(())
+    }
+}

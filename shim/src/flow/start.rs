@@ -1,0 +1,43 @@
+//! `Start`: the init's execve, or an exec's whole making.
+
+use super::Error;
+use super::create::{Started, not_started};
+use super::shim::Shim;
+use crate::logic::ids::ProcessRef;
+use crate::logic::process::Event;
+use crate::sys::journal::{self, Level};
+
+impl Shim {
+    /// Answers with the pid.
+    pub(crate) fn start(&mut self, of: &ProcessRef) -> Result<i32, Error> {
+        let process = self.find(of)?;
+        let after = process.state.after(Event::Start)?;
+        let (number, is_init) = (process.number, process.exec.is_none());
+        let result = if is_init { self.start_init() } else { self.start_exec(number) };
+        let process = self.processes.get_mut(&number).expect("found above");
+        match result {
+            Ok(()) => {
+                process.state = after;
+                let (name, pid) = (process.name(), process.pid);
+                journal::write(Level::Info, "process started", &[("process", &name), ("pid", &pid)]);
+                Ok(pid)
+            }
+            Err(error) => {
+                if let Some(exit) = error.exit() {
+                    process.state = process.state.after(Event::StartFailed)?;
+                    self.record(number, exit);
+                    self.announce(number);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn start_init(&mut self) -> Result<(), Error> {
+        // Written before: a start that nobody was told of is still a start.
+        self.save_state(Started::Yes)?;
+        let container = self.container.as_mut().expect("an init belongs to a container");
+        let pid = container.created.task.pid;
+        container.created.start().map_err(|source| not_started(pid, source))
+    }
+}

@@ -1,0 +1,224 @@
+//! Where a process' three streams go, from the request to open descriptors.
+//!
+//! Owns the making of pipes and the opening of sinks. Moves no bytes: `pump` and `input` do.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use wharf_runtime::Stdio;
+
+use super::Error;
+use super::input::{Feed, Input};
+use super::pump::{Pump, Sink};
+use crate::logic::lines::Stream;
+use crate::sys::{SysError, pipes};
+
+/// Columns and rows.
+pub(crate) type Window = (u16, u16);
+
+/// The URIs of a Task request, kept to be told in `State`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Uris {
+    pub(crate) stdin: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Where input comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    Nowhere,
+    /// `WriteStdin` calls.
+    Calls,
+    /// A named pipe.
+    Fifo(PathBuf),
+}
+
+/// Where one stream of output goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum To {
+    Nowhere,
+    /// The task's log.
+    Log,
+    /// Held until `ReadOutput` fetches it.
+    Held,
+    /// A named pipe or a file that exists.
+    Path(PathBuf),
+    /// A file, made if it is not there.
+    File(PathBuf),
+}
+
+/// What is wanted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) stdin: From,
+    pub(crate) stdout: To,
+    pub(crate) stderr: To,
+    pub(crate) terminal: Option<Option<Window>>,
+}
+
+impl Plan {
+    /// As a Task client asks with URIs.
+    pub(crate) fn from_uris(uris: &Uris, terminal: Option<Option<Window>>) -> Result<Self, Error> {
+        let stdin = match target(&uris.stdin)? {
+            To::Path(path) | To::File(path) => From::Fifo(path),
+            To::Held => From::Calls,
+            To::Nowhere | To::Log => From::Nowhere,
+        };
+        let stderr = if terminal.is_some() { To::Nowhere } else { target(&uris.stderr)? };
+        Ok(Self { stdin, stdout: target(&uris.stdout)?, stderr, terminal })
+    }
+
+    /// Opens everything. Nothing is left open when it fails.
+    pub(crate) fn open(self) -> Result<Opened, Error> {
+        let sinks = [
+            (Stream::Stdout, open_sink(&self.stdout)?),
+            (Stream::Stderr, open_sink(&self.stderr)?),
+        ];
+        let feed = match &self.stdin {
+            From::Fifo(path) => {
+                let (read, keep) = pipes::open_feed(path)?;
+                Some(Feed::new(read, keep))
+            }
+            From::Nowhere | From::Calls => None,
+        };
+        let takes_input = self.stdin != From::Nowhere;
+
+        if let Some(window) = self.terminal {
+            let [(stream, sink), _] = sinks;
+            let pumps = vec![Pump::new(stream, None, sink)];
+            let stdio = Stdio::Terminal { size: window };
+            return Ok(Opened { stdio, wires: Wires { pumps, input: None, feed, takes_input } });
+        }
+
+        let mut input = None;
+        let stdin = if takes_input {
+            let pipe = pipes::input_pipe()?;
+            input = Some(pipe.ours);
+            pipe.theirs
+        } else {
+            pipes::dev_null()?
+        };
+        let mut pumps = Vec::new();
+        let mut ends = Vec::new();
+        for (stream, sink) in sinks {
+            if matches!(sink, Sink::Discard) {
+                ends.push(pipes::dev_null()?);
+            } else {
+                let pipe = pipes::output_pipe()?;
+                pumps.push(Pump::new(stream, Some(pipe.ours), sink));
+                ends.push(pipe.theirs);
+            }
+        }
+        let (Some(stderr), Some(stdout)) = (ends.pop(), ends.pop()) else {
+            unreachable!("two streams were just opened");
+        };
+        let stdio = Stdio::Fds { stdin, stdout, stderr };
+        Ok(Opened { stdio, wires: Wires { pumps, input, feed, takes_input } })
+    }
+}
+
+/// The container's side for the runtime, ours for the loop.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) stdio: Stdio,
+    pub(crate) wires: Wires,
+}
+
+/// Our side, complete but for the pty, which the runtime makes.
+#[derive(Debug)]
+pub(crate) struct Wires {
+    pumps: Vec<Pump>,
+    input: Option<OwnedFd>,
+    feed: Option<Feed>,
+    takes_input: bool,
+}
+
+/// Our side, complete.
+#[derive(Debug, Default)]
+pub(crate) struct Ends {
+    pub(crate) pumps: Vec<Pump>,
+    pub(crate) input: Option<Input>,
+    pub(crate) pty: Option<Pty>,
+}
+
+/// A terminal's master, for its size; the peer keeps it from hanging up.
+#[derive(Debug)]
+pub(crate) struct Pty {
+    pub(crate) master: OwnedFd,
+    _peer: Option<OwnedFd>,
+}
+
+impl Wires {
+    /// Once the runtime has made the process.
+    pub(crate) fn attach(mut self, pty: Option<OwnedFd>) -> Result<Ends, Error> {
+        let Some(master) = pty else {
+            let input = self.input.map(|target| Input::new(target, false, self.feed));
+            return Ok(Ends { pumps: self.pumps, input, pty: None });
+        };
+        pipes::set_nonblocking(&master)?;
+        let duplicate =
+            || master.try_clone().map_err(|source| SysError::new("duplicate", "pty", source));
+        let input = match self.takes_input {
+            true => Some(Input::new(duplicate()?, true, self.feed)),
+            false => None,
+        };
+        for pump in &mut self.pumps {
+            pump.set_source(duplicate()?);
+        }
+        let peer = pipes::pty_peer(&master);
+        Ok(Ends { pumps: self.pumps, input, pty: Some(Pty { master, _peer: peer }) })
+    }
+}
+
+/// One stdio URI of the protocol.
+fn target(uri: &str) -> Result<To, Error> {
+    if uri.is_empty() {
+        return Ok(To::Nowhere);
+    }
+    if uri == wharf_proto::shim::STDIO_IN_SHIM {
+        return Ok(To::Held);
+    }
+    let path = |text: &str| {
+        // A query may follow a file's path.
+        let text = text.split('?').next().unwrap_or(text);
+        if text.starts_with('/') { Ok(PathBuf::from(text)) } else { Err(Error::Stdio(uri.into())) }
+    };
+    match uri.split_once("://") {
+        None if Path::new(uri).is_absolute() => Ok(To::Path(PathBuf::from(uri))),
+        Some(("fifo", rest)) => path(rest).map(To::Path),
+        Some(("file", rest)) => path(rest).map(To::File),
+        None | Some(_) => Err(Error::Stdio(uri.into())),
+    }
+}
+
+fn open_sink(to: &To) -> Result<Sink, Error> {
+    Ok(match to {
+        To::Nowhere => Sink::Discard,
+        To::Log => Sink::Log,
+        To::Held => Sink::Held,
+        To::Path(path) => Sink::file(pipes::open_output(path)?),
+        To::File(path) => Sink::file(pipes::create_output(path)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{To, target};
+
+    #[test]
+    fn uris() {
+        for (uri, to) in [
+            ("", To::Nowhere),
+            ("wharf:", To::Held),
+            ("/run/f", To::Path("/run/f".into())),
+            ("fifo:///run/f", To::Path("/run/f".into())),
+            ("file:///var/log/x?maxsize=1", To::File("/var/log/x".into())),
+        ] {
+            assert_eq!(target(uri).expect(uri), to);
+        }
+        for uri in ["x", "file://relative", "npipe:///x", "http://x"] {
+            assert!(target(uri).is_err(), "{uri}");
+        }
+    }
+}

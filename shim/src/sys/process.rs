@@ -1,0 +1,210 @@
+//! Processes: fork, the children's ends, identity, names.
+
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::path::Path;
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::SysError;
+use crate::logic::exit::Ending;
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Parent,
+    Child,
+}
+
+/// Forks. Panics when a second thread is alive: the child could find any lock taken.
+pub(crate) fn fork() -> Result<Side, SysError> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    assert!(threads == 1, "fork with {threads} threads alive");
+    // SAFETY: one thread is alive, asserted above, so the child finds every lock free and may go
+    // on as a normal program.
+    match unsafe { libc::fork() } {
+        0 => Ok(Side::Child),
+        -1 => Err(SysError::new("fork", "shim", std::io::Error::last_os_error())),
+        _ => Ok(Side::Parent),
+    }
+}
+
+/// Leaves session and terminal of the caller.
+pub(crate) fn detach() -> Result<(), SysError> {
+    nix::unistd::setsid()
+        .map(drop)
+        .map_err(|errno| SysError::new("start session for", "shim", errno))
+}
+
+/// Descendants that lose their parent become our children.
+pub(crate) fn become_subreaper() -> Result<(), SysError> {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes a number and touches no memory.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } == 0 {
+        return Ok(());
+    }
+    Err(SysError::new("become", "subreaper", std::io::Error::last_os_error()))
+}
+
+/// Names this process for `ps`: the command line is overwritten in place. Best effort.
+pub(crate) fn set_title(title: &str) {
+    // SAFETY: PR_SET_NAME reads at most 16 bytes from a string that ends in NUL.
+    let _ = unsafe { libc::prctl(libc::PR_SET_NAME, c"wharf-shim".as_ptr(), 0, 0, 0) };
+    let Some((start, end)) = argument_range() else { return };
+    let room = end.saturating_sub(start);
+    if room < 2 {
+        return;
+    }
+    let length = title.len().min(room - 1);
+    // SAFETY: the kernel says that start..end holds the argument strings on the initial stack,
+    // which is writable and lives as long as the process; no Rust reference points into it:
+    // std keeps raw pointers and copies, and nothing reads the arguments after this.
+    unsafe {
+        let area = std::ptr::with_exposed_provenance_mut::<u8>(start);
+        area.write_bytes(0, room);
+        area.copy_from_nonoverlapping(title.as_ptr(), length);
+    }
+}
+
+/// Fields 48 and 49 of our stat file: where the arguments are.
+fn argument_range() -> Option<(usize, usize)> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let after_name = &stat[stat.rfind(')')? + 2..];
+    let mut fields = after_name.split_ascii_whitespace().skip(45);
+    let start = fields.next()?.parse().ok()?;
+    let end = fields.next()?.parse().ok()?;
+    Some((start, end))
+}
+
+/// Field 22 of a process' stat file: with its pid this names a process for good.
+pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat[stat.rfind(')')? + 2..].split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Signals through a descriptor from here on: SIGCHLD, and the ones that would end a daemon.
+pub(crate) fn signals() -> Result<SignalFd, SysError> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    let failed = |errno| SysError::new("block", "signals", errno);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None).map_err(failed)?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)
+}
+
+/// A child that has ended and is still there as a zombie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) pid: i32,
+    pub(crate) ending: Ending,
+}
+
+/// Looks at one ended child, any, and leaves it.
+pub(crate) fn peek_ended() -> Option<Ended> {
+    wait(libc::P_ALL, 0, libc::WNOWAIT)
+}
+
+/// As [`peek_ended`], for one child.
+pub(crate) fn peek_ended_pid(pid: i32) -> Option<Ended> {
+    wait(libc::P_PID, libc::id_t::try_from(pid).ok()?, libc::WNOWAIT)
+}
+
+/// Takes an ended child away: its pid may be used again from here on.
+pub(crate) fn reap(pid: i32) {
+    if let Ok(id) = libc::id_t::try_from(pid) {
+        wait(libc::P_PID, id, 0);
+    }
+}
+
+fn wait(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<Ended> {
+    // Not nix: it fails on an end by a real-time signal.
+    // SAFETY: siginfo_t is plain data, for which zero is a value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | flags;
+    // SAFETY: `info` is valid for writing for the whole call.
+    if unsafe { libc::waitid(which, id, &mut info, flags) } != 0 {
+        return None;
+    }
+    // SAFETY: waitid fills in the SIGCHLD fields; when no child has ended, pid stays zero.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if pid == 0 {
+        return None;
+    }
+    let ending = match info.si_code {
+        libc::CLD_EXITED => Ending::Code(status),
+        _ => Ending::Signal(status),
+    };
+    Some(Ended { pid, ending })
+}
+
+/// Sends a signal to the process behind a pidfd. `Ok(false)`: it has been reaped.
+pub(crate) fn signal(pidfd: impl AsFd, signal: i32) -> Result<bool, SysError> {
+    // SAFETY: the descriptor is borrowed and therefore open; no siginfo is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if result == 0 {
+        return Ok(true);
+    }
+    match std::io::Error::last_os_error() {
+        gone if gone.raw_os_error() == Some(libc::ESRCH) => Ok(false),
+        source => Err(SysError::new("send signal to", "process", source)),
+    }
+}
+
+/// A descriptor for a process that is named by pid and start time; `None` when it is gone.
+pub(crate) fn open_pidfd(pid: i32, ticks: u64) -> Option<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd as _;
+
+    // SAFETY: pidfd_open takes numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).ok().filter(|&fd| fd >= 0)?;
+    // SAFETY: the kernel has just made this descriptor for us; it is close-on-exec by default.
+    let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) };
+    // Looked at after the open: if it is the process meant now, the descriptor is too.
+    (start_ticks(pid) == Some(ticks)).then_some(fd)
+}
+
+/// Waits until the process behind a pidfd has ended.
+pub(crate) fn wait_end(pidfd: impl AsFd, limit: std::time::Duration) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    let ms = u16::try_from(limit.as_millis()).unwrap_or(u16::MAX);
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::from(ms)), Ok(1..))
+}
+
+/// Standard input and output to /dev/null, standard error to the end of a file.
+pub(crate) fn redirect_stdio(log: &Path) -> Result<(), SysError> {
+    let null = super::pipes::dev_null()?;
+    let log = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(log)
+        .map_err(|source| SysError::new("open", log.display().to_string(), source))?;
+    let failed = |errno| SysError::new("redirect", "standard streams", errno);
+    nix::unistd::dup2_stdin(&null).map_err(failed)?;
+    nix::unistd::dup2_stdout(&null).map_err(failed)?;
+    nix::unistd::dup2_stderr(&log).map_err(failed)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{argument_range, open_pidfd, start_ticks};
+
+    #[test]
+    fn a_process_is_pid_and_start_time() {
+        let pid = i32::try_from(std::process::id()).expect("pid");
+        let ticks = start_ticks(pid).expect("own stat");
+        assert!(open_pidfd(pid, ticks).is_some());
+        assert!(open_pidfd(pid, ticks + 1).is_none());
+        assert!(argument_range().is_some_and(|(start, end)| start < end));
+    }
+}

@@ -1,0 +1,209 @@
+//! What goes in and comes out of a container, through the real binary.
+
+mod support;
+
+use support::{Container, Nothing, World, wait_for};
+use wharf_proto::shim as wharf;
+use wharf_proto::task;
+
+#[test]
+fn all_output_before_the_exit_is_in_the_log() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    let script = "yes 0123456789abcdef | head -c 8388608; echo end >&2; exit 7";
+    world.run(&mut client, &Container::sh(script));
+    assert_eq!(client.wait_exit("").exit_code, 7);
+    let output = world.output();
+    assert_eq!(output.len(), 8_388_608 + 4);
+    let stdout: Vec<u8> = b"0123456789abcdef\n".repeat(500_000)[..8_388_608].to_vec();
+    let rest = String::from_utf8_lossy(&output).replacen("end\n", "", 1);
+    assert!(rest.as_bytes() == stdout, "lossless");
+}
+
+#[test]
+fn stdin_reaches_its_end() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    let mut container = Container::new(&["/bin/cat"]);
+    container.open_stdin = true;
+    world.run(&mut client, &container);
+    let data = b"all of this\n".repeat(100_000);
+    for piece in data.chunks(300_000) {
+        client.write_stdin("", piece).expect("taken");
+    }
+    client.close_stdin(&world.id, "").expect("closed");
+    client.close_stdin(&world.id, "").expect("closed already is fine");
+    assert_eq!(client.wait_exit("").exit_code, 0);
+    assert!(world.output() == data);
+    assert_eq!(client.write_stdin("", b"x").expect_err("closed").code, 9);
+}
+
+#[test]
+fn without_stdin_there_is_none() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    world.run(&mut client, &Container::new(&["/bin/cat"]));
+    assert_eq!(client.wait_exit("").exit_code, 0, "/dev/null ends at once");
+}
+
+#[test]
+fn a_terminal_prompts_and_resizes() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    let mut container =
+        Container::sh("stty size; printf 'name? '; read name; echo hi $name; read x; stty size");
+    container.terminal = true;
+    container.open_stdin = true;
+    world.run(&mut client, &container);
+    world.wait_for_output("25 80");
+    world.wait_for_output("name? ");
+    client.write_stdin("", b"wharf\n").expect("taken");
+    world.wait_for_output("hi wharf");
+    let resize = task::ResizePtyRequest {
+        id: world.id.clone(),
+        exec_id: String::new(),
+        width: 132,
+        height: 43,
+    };
+    client.task::<Nothing>("ResizePty", &resize).expect("resized");
+    client.write_stdin("", b"\n").expect("taken");
+    assert_eq!(client.wait_exit("").exit_code, 0);
+    world.wait_for_output("43 132");
+}
+
+#[test]
+fn an_exec_has_streams_and_a_code_of_its_own() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    world.run(&mut client, &Container::new(&["/bin/sleep", "1000"]));
+    let script = "cat; echo err >&2; exit 5";
+    client.add_exec(&world.id, "e1", &["/bin/sh", "-c", script], false).expect("added");
+    let taken = client.add_exec(&world.id, "e1", &["/bin/true"], false).expect_err("taken");
+    assert_eq!(taken.code, 6);
+    let pid = client.start(&world.id, "e1").expect("started");
+    assert!(pid > 0);
+    client.write_stdin("e1", b"to and fro\n").expect("taken");
+    client.close_stdin(&world.id, "e1").expect("closed");
+    let exit = client.wait_exit("e1");
+    assert_eq!((exit.pid, exit.exit_code), (pid, 5));
+    assert_eq!(client.read_all("e1"), (b"to and fro\n".to_vec(), b"err\n".to_vec()));
+    let state = client.state(&world.id, "e1").expect("there");
+    assert_eq!((state.status(), state.exit_status), (task::Status::Stopped, 5));
+    assert_eq!(client.delete(&world.id, "e1").expect("deleted").exit_status, 5);
+    assert_eq!(client.state(&world.id, "e1").expect_err("gone").code, 5);
+    assert!(world.output().is_empty(), "an exec's output is not in the log");
+    let left = std::fs::read_dir(&world.bundle).expect("bundle").count();
+    client.add_exec(&world.id, "e2", &["/bin/true"], false).expect("added");
+    client.start(&world.id, "e2").expect("started");
+    client.wait_exit("e2");
+    client.delete(&world.id, "e2").expect("deleted");
+    assert_eq!(std::fs::read_dir(&world.bundle).expect("bundle").count(), left, "no file left");
+}
+
+#[test]
+fn an_exec_that_nobody_reads_waits_and_loses_nothing() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    world.run(&mut client, &Container::new(&["/bin/sleep", "1000"]));
+    let script = "yes 0123456789abcdef | head -c 3000000";
+    client.add_exec(&world.id, "e", &["/bin/sh", "-c", script], false).expect("added");
+    client.start(&world.id, "e").expect("started");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let status = client.state(&world.id, "e").expect("there").status();
+    assert_eq!(status, task::Status::Running, "held back by what is not read");
+    // A reader whose connection breaks goes on where it was.
+    let request = wharf::ReadOutputRequest { exec_id: "e".into(), offset: 0, max_bytes: 1000 };
+    let first: wharf::ReadOutputResponse =
+        world.client().wharf("ReadOutput", &request).expect("output");
+    let again: wharf::ReadOutputResponse = client.wharf("ReadOutput", &request).expect("output");
+    assert_eq!(first, again);
+    let (stdout, _) = client.read_all("e");
+    assert_eq!(stdout.len(), 3_000_000);
+    assert_eq!(client.wait_exit("e").exit_code, 0);
+}
+
+#[test]
+fn an_exec_on_a_terminal() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    world.run(&mut client, &Container::new(&["/bin/sleep", "1000"]));
+    client.add_exec(&world.id, "e", &["/bin/sh", "-c", "read x; echo got $x"], true).expect("added");
+    client.start(&world.id, "e").expect("started");
+    client.write_stdin("e", b"it\n").expect("taken");
+    let (stdout, _) = client.read_all("e");
+    assert!(String::from_utf8_lossy(&stdout).contains("got it\r\n"), "{stdout:?}");
+    assert_eq!(client.wait_exit("e").exit_code, 0);
+}
+
+#[test]
+fn execs_that_cannot_start() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    world.run(&mut client, &Container::new(&["/bin/sleep", "1000"]));
+    client.add_exec(&world.id, "e", &["/bin/absent"], false).expect("added");
+    let error = client.start(&world.id, "e").expect_err("no such program");
+    assert_eq!(error.details.len(), 1, "{}", error.message);
+    assert_eq!(client.wait_exit("e").exit_code, 127);
+    client.delete(&world.id, "e").expect("deleted");
+}
+
+#[test]
+fn logs_rotate_and_lose_nothing() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    let mut container = Container::sh("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done");
+    container.log_max_bytes = 60_000;
+    world.run(&mut client, &container);
+    assert_eq!(client.wait_exit("").exit_code, 0);
+    let path = world.log_path();
+    let mut all = Vec::new();
+    for number in (1..=3).rev() {
+        let rotated = format!("{}.{number}", path.display());
+        all.extend(std::fs::read(rotated).unwrap_or_default());
+    }
+    all.extend(std::fs::read(&path).expect("log"));
+    let expected: String = (0..3000).map(|i| format!("line {i}\n")).collect();
+    assert_eq!(String::from_utf8(support::decode_cri(&all)).expect("text"), expected);
+    assert!(std::fs::metadata(format!("{}.1", path.display())).is_ok(), "it was rotated");
+}
+
+#[test]
+fn json_file_logs() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    let mut container = Container::sh("echo one");
+    container.format = wharf::log_target::Format::JsonFile;
+    world.run(&mut client, &container);
+    client.wait_exit("");
+    let line: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(world.log_path()).expect("log")).expect("json");
+    assert_eq!((&line["log"], &line["stream"]), (&"one\n".into(), &"stdout".into()));
+}
+
+#[test]
+fn a_log_is_reopened() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    let mut container = Container::new(&["/bin/cat"]);
+    container.open_stdin = true;
+    world.run(&mut client, &container);
+    client.write_stdin("", b"one\n").expect("taken");
+    world.wait_for_output("one");
+    let aside = world.log_path().with_extension("aside");
+    std::fs::rename(world.log_path(), &aside).expect("renamed");
+    client.wharf::<Nothing>("ReopenLog", &wharf::ReopenLogRequest {}).expect("reopened");
+    client.write_stdin("", b"two\n").expect("taken");
+    wait_for("the new log", || world.output() == b"two\n");
+    client.kill(&world.id, "", 9, false).expect("killed");
+}
