@@ -70,7 +70,8 @@ async fn users_and_groups() -> Result<()> {
         ensure!(lines[..2] == [uid, gid], "{user}: {lines:?}");
         let mut found: Vec<_> = lines[2].split(' ').collect();
         let mut expected: Vec<_> = groups.split(' ').collect();
-        (found.sort_unstable(), expected.sort_unstable());
+        found.sort_unstable();
+        expected.sort_unstable();
         found.dedup();
         ensure!(found == expected, "{user}: groups {found:?}");
     }

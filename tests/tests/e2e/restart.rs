@@ -67,7 +67,7 @@ async fn twenty_kills_and_a_counter_without_a_gap() -> Result<()> {
         }
         world.kill9()?;
         // What was on its way to the client still counts: the cursor says where it ends.
-        session.to_end().await?;
+        session.finish().await?;
         ensure!(session.seen.exit.is_none(), "{:?}", session.seen);
         seen.extend(&session.seen.stdout);
         cursor = session.cursor.clone();
@@ -81,7 +81,7 @@ async fn twenty_kills_and_a_counter_without_a_gap() -> Result<()> {
     let mut session = Session::open(&mut api, attach_at(&id, &cursor)).await?;
     let kill = KillContainerRequest { container: id.clone(), signal: "KILL".into() };
     api.containers.kill(kill).await?;
-    session.to_end().await?;
+    session.finish().await?;
     ensure!(session.seen.code() == 137, "{:?}", session.seen.exit);
     seen.extend(&session.seen.stdout);
     let attached = String::from_utf8(seen)?;
@@ -206,7 +206,7 @@ async fn stdin_stays_open() -> Result<()> {
     let mut session = Session::open(&mut api, start).await?;
     let close = wharf_proto::v1::attach_request::Kind::CloseStdin(Default::default());
     session.send(close).await?;
-    session.to_end().await?;
+    session.finish().await?;
     ensure!(session.seen.out() == "end\n" && session.seen.code() == 0, "{:?}", session.seen);
     world.finish().await
 }

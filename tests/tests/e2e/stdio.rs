@@ -85,7 +85,7 @@ impl Session {
         .await
     }
 
-    pub(crate) async fn to_end(&mut self) -> Result<()> {
+    pub(crate) async fn finish(&mut self) -> Result<()> {
         soon("the end of the attachment", async {
             while self.step().await? {}
             anyhow::Ok(())
@@ -189,7 +189,7 @@ async fn a_terminal_has_a_size_and_changes_it() -> Result<()> {
     session.send(attach_request::Kind::Resize(window)).await?;
     session.type_in("\n").await?;
     session.until_out("20 90\r\n").await?;
-    session.to_end().await?;
+    session.finish().await?;
     ensure!(session.seen.code() == 6 && session.seen.stderr.is_empty());
     world.finish().await
 }
@@ -207,7 +207,7 @@ async fn control_c_on_a_terminal_interrupts() -> Result<()> {
     session.until_out("up\r\n").await?;
     session.type_in("\u{3}").await?;
     session.until_out("caught").await?;
-    session.to_end().await?;
+    session.finish().await?;
     ensure!(session.seen.code() == 8, "{:?}", session.seen);
     world.finish().await
 }
@@ -238,8 +238,8 @@ async fn attach_with_history_and_without() -> Result<()> {
     second.until_out("got one\n").await?;
     ensure!(second.seen.out() == "got one\n", "{:?}", second.seen);
     session.send(attach_request::Kind::CloseStdin(CloseStdin {})).await?;
-    session.to_end().await?;
-    second.to_end().await?;
+    session.finish().await?;
+    second.finish().await?;
     for session in [session, second] {
         ensure!(session.seen.out().ends_with("got one\nbye\n"));
         ensure!(session.seen.code() == 0);
@@ -287,7 +287,7 @@ async fn attach_waits_for_the_start() -> Result<()> {
     let mut session = Session::open(&mut api, all_of(&container.id)).await?;
     tokio::time::sleep(Duration::from_millis(50)).await;
     api.start(&container.id).await?;
-    session.to_end().await?;
+    session.finish().await?;
     ensure!(session.seen.out() == "first words\n" && session.seen.code() == 0);
     let idle = api.run(sleeper()).await?;
     api.remove(&idle.id).await?;

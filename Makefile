@@ -1,0 +1,77 @@
+# What people type. Everything else is cargo.
+#
+# One profile (release) for all, so that dependencies are compiled once. `make build` leaves the four
+# programs in $(BIN); tests and benchmarks take them from there.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help build demo test bench lint deps root clean-host
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+TARGET := $(abspath $(TARGET))
+RELEASE := $(TARGET)/release
+BIN := $(TARGET)/wharf
+# Where it is installed, the two that live beside every container are linked with musl.
+MUSL := $(shell uname -m)-unknown-linux-musl
+HAVE_MUSL := $(shell rustup target list --installed 2>/dev/null | grep -x $(MUSL))
+# Tests at the same time; each has its own daemon.
+TEST_THREADS ?= 4
+# Under sudo, root borrows the toolchain of whoever asked, if it has none of its own.
+ifneq ($(SUDO_USER),)
+ifeq ($(shell command -v $(CARGO)),)
+ASKER := $(shell getent passwd $(SUDO_USER) | cut -d: -f6)
+export PATH := $(PATH):$(ASKER)/.cargo/bin
+export RUSTUP_HOME ?= $(ASKER)/.rustup
+endif
+endif
+
+help:
+	@echo 'make demo    build, then see a container outlive its supervisor (root, no network)'
+	@echo 'make test    all tests, with real containers (root)'
+	@echo 'make build   wharfd, wharf-shim, wharf-runtime and wharf, in $(BIN)'
+	@echo 'make bench   Wharf and Debian'\''s containerd with runc, side by side (root)'
+	@echo 'make lint    formatting and clippy'
+	@echo 'make deps    what the tests want of Debian (root)'
+
+build:
+	$(CARGO) build --release -p wharf-supervisor -p wharf-client -p wharf-shim -p wharf-runtime
+ifneq ($(HAVE_MUSL),)
+	$(CARGO) build --release --target $(MUSL) -p wharf-shim -p wharf-runtime
+endif
+	@mkdir -p $(BIN)
+	@install -t $(BIN) $(RELEASE)/wharfd $(RELEASE)/wharf
+	@install -t $(BIN) $(addprefix $(if $(HAVE_MUSL),$(TARGET)/$(MUSL)/release,$(RELEASE))/,wharf-shim wharf-runtime)
+	@cd $(BIN) && ls -sh wharfd wharf wharf-shim wharf-runtime
+
+# The program in the demo's image has to be static: the image holds nothing else.
+$(BIN)/wharf-mkimage: build
+	@$(CARGO) build --release -p wharf-tests --bin wharf-mkimage
+	@$(CARGO) rustc --release -p wharf-tests --bin wharf-demo-init -- -C target-feature=+crt-static
+	@install -t $(BIN) $(RELEASE)/wharf-mkimage $(RELEASE)/wharf-demo-init
+
+demo: root $(BIN)/wharf-mkimage
+	@tests/demo.sh $(BIN)
+
+test: root deps build
+	WHARF_BIN_DIR=$(BIN) $(CARGO) test --release --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
+
+bench: root build
+	@$(CARGO) build --release -p wharf-tests --bin wharf-bench
+	@WHARF_BIN_DIR=$(BIN) $(RELEASE)/wharf-bench $(BENCH_ARGS)
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+root:
+	@[ "$$(id -u)" = 0 ] || { echo 'This starts real containers and needs root: sudo make $(or $(MAKECMDGOALS),test)' >&2; exit 1; }
+	@command -v $(CARGO) >/dev/null || { echo 'No cargo here: install a Rust toolchain for root, see https://rustup.rs' >&2; exit 1; }
+
+# Tests whose tools are missing skip and say so; these are Debian's packages of those tools.
+deps: root
+	@tests/deps.sh busybox-static docker-registry skopeo
+
+# What a killed test or demo may have left: looks for the marks that each gives to all it makes.
+clean-host: root
+	@tests/clean-host.sh
