@@ -285,7 +285,7 @@ impl Session {
         let request = SubscribeRequest {
             since: Some(self.opened_at.into()),
             until: Some(SystemTime::now().into()),
-            topics: vec!["container.exit".to_owned()],
+            topics: ["container.exit", "container.oom"].map(str::to_owned).into(),
             container: start.container.clone(),
             ..SubscribeRequest::default()
         };
@@ -300,7 +300,7 @@ impl Session {
         Some(Exit {
             exit_code: number("exitCode")?,
             signal: number("signal").unwrap_or(0),
-            oom_killed: event.attributes.get("oomKilled").is_some_and(|value| value == "true"),
+            oom_killed: event.topic == "container.oom",
             reason: event.attributes.get("reason").cloned().unwrap_or_default(),
             message: "the container was removed meanwhile".to_owned(),
             finished_at: event.time,

@@ -19,6 +19,8 @@ use crate::cli::{debug::debug, output};
 /// Argument zero of the child that becomes wharfd.
 const DAEMON: &str = "wharf-becomes-daemon";
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// For one that was started by somebody else.
+const OTHERS_LIMIT: Duration = Duration::from_secs(1);
 const LOGS: [&str; 2] = ["/var/log/wharfd.log", "/run/wharfd.log"];
 
 /// In the child: leaves the caller's session and becomes the program in the arguments. None in
@@ -62,6 +64,7 @@ pub(crate) async fn ensure(client: &Client) -> Result<()> {
         .spawn()
         .context("start wharfd")?;
     let started_at = Instant::now();
+    let mut ended_at = None;
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
         match client.version().await {
@@ -73,6 +76,11 @@ pub(crate) async fn ensure(client: &Client) -> Result<()> {
             Err(error) => return Err(error.into()),
         }
         if let Some(status) = child.try_wait()? {
+            // Refused because another one was started at the same moment? Then that one answers.
+            let ended_at = *ended_at.get_or_insert_with(Instant::now);
+            if ended_at.elapsed() < OTHERS_LIMIT {
+                continue;
+            }
             let said = tail(&log_path, from);
             bail!("wharfd ended at once ({status}); its log says:\n{said}");
         }

@@ -80,7 +80,7 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<u8> {
     terminal::require(args.tty, stdin && !detach)?;
     let mut spec = args.spec()?;
     spec.auto_remove = remove;
-    spec.stdin_once = stdin && !detach;
+    spec.stdin_once = closes_stdin(&args, stdin && !detach);
     let cidfile = CidFile::open(args.cidfile.as_deref())?;
     let client = context.client().await?;
     if detach {
@@ -150,7 +150,7 @@ pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<u8> {
     let CreateArgs { remove, container: args } = args;
     let mut spec = args.spec()?;
     spec.auto_remove = remove;
-    spec.stdin_once = args.attached().0;
+    spec.stdin_once = closes_stdin(&args, args.attached().0);
     let cidfile = CidFile::open(args.cidfile.as_deref())?;
     let client = context.client().await?;
     let create = async |spec| client.create_container(spec).await;
@@ -158,6 +158,12 @@ pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<u8> {
     cidfile.fill(&container.id)?;
     output::print_line(&container.id)?;
     Ok(0)
+}
+
+/// Whether stdin ends with us. A terminal outlives those who sit at it: that is what the detach keys
+/// are for.
+fn closes_stdin(args: &SpecArgs, attached: bool) -> bool {
+    attached && !args.tty
 }
 
 /// Creates, and pulls the image when `--pull` says so.

@@ -60,11 +60,20 @@ pub(crate) type Chunk = (Stream, Vec<u8>);
 
 impl Writer {
     pub(crate) fn start() -> Self {
-        let (queue, mut chunks) = mpsc::channel::<Chunk>(16);
+        let (queue, mut chunks) = mpsc::channel::<Chunk>(64);
         let (finished, done) = oneshot::channel();
         std::thread::spawn(move || {
             let mut result = Ok(());
-            while let Some((stream, data)) = chunks.blocking_recv() {
+            let mut next = chunks.blocking_recv();
+            while let Some((stream, mut data)) = next.take() {
+                // Lines come one by one; what is here already is written at once.
+                while data.len() < PIECE && next.is_none() {
+                    match chunks.try_recv() {
+                        Ok((same, more)) if same == stream => data.extend(more),
+                        Ok(other) => next = Some(other),
+                        Err(_) => break,
+                    }
+                }
                 result = match stream {
                     Stream::Stderr => io::stderr().write_all(&data),
                     Stream::Stdout | Stream::Unspecified => {
@@ -75,6 +84,7 @@ impl Writer {
                 if result.is_err() {
                     break;
                 }
+                next = next.or_else(|| chunks.blocking_recv());
             }
             // Closing the queue is what the other side notices; it asks for the reason then.
             drop(chunks);
