@@ -1,1 +1,429 @@
-//! placeholder
+//! Settings: flags over WHARF_* variables over the file over the defaults.
+//!
+//! The file is TOML. Every key is in `docs/config.md`; a key that is not known is refused with the
+//! nearest one that is, since a misspelt limit must not silently be no limit.
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+/// Read when it exists and no other is named.
+pub const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
+
+/// Why the settings are no good.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("read the configuration {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not TOML, or a value is of the wrong kind.
+    #[error("configuration {}", path.display())]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// Where and why.
+        source: toml::de::Error,
+    },
+    /// A key that does not exist.
+    #[error("configuration {}: key `{key}` is not known{}", path.display(), nearest_text(nearest.as_deref()))]
+    UnknownKey {
+        /// Which file.
+        path: PathBuf,
+        /// With its table: `log.max_size`.
+        key: String,
+        /// The one that was meant, perhaps.
+        nearest: Option<String>,
+    },
+    /// A value that makes no sense.
+    #[error("{key} = {value:?}: {problem}")]
+    Value {
+        /// Which.
+        key: &'static str,
+        /// As given.
+        value: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+fn nearest_text(nearest: Option<&str>) -> String {
+    nearest.map(|n| format!(", did you mean `{n}`?")).unwrap_or_default()
+}
+
+/// Where the API is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A unix socket; whoever can open it is root on this host.
+    Unix(PathBuf),
+    /// TCP with mutual TLS.
+    Tcp(SocketAddr),
+}
+
+impl FromStr for Address {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let wrong = |problem: &str| ConfigError::Value {
+            key: "address",
+            value: text.into(),
+            problem: problem.into(),
+        };
+        if let Some(addr) = text.strip_prefix("tcp:") {
+            let addr = addr.trim_start_matches("//");
+            return addr.parse().map(Self::Tcp).map_err(|_| {
+                wrong("an IP address and a port are needed, as in tcp:127.0.0.1:7420")
+            });
+        }
+        let path = text.strip_prefix("unix:").unwrap_or(text);
+        let path = if path.starts_with("//") { path.trim_start_matches('/') } else { path };
+        let path = if path.starts_with('/') || !text.starts_with("unix://") {
+            PathBuf::from(path)
+        } else {
+            Path::new("/").join(path)
+        };
+        if !path.is_absolute() {
+            return Err(wrong("unix:/absolute/path or tcp:ADDRESS:PORT is needed"));
+        }
+        if path.as_os_str().len() > MAX_SOCKET_PATH {
+            return Err(wrong("the path of a unix socket has at most 107 bytes (unix(7))"));
+        }
+        Ok(Self::Unix(path))
+    }
+}
+
+const MAX_SOCKET_PATH: usize = 107;
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(addr) => write!(f, "tcp:{addr}"),
+        }
+    }
+}
+
+/// Network of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// A network namespace of its own with nothing but a loopback.
+    None,
+    /// The host's.
+    Host,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Host => "host",
+        })
+    }
+}
+
+/// How the daemon writes its own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// The file, every key optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct File {
+    root: Option<PathBuf>,
+    state: Option<PathBuf>,
+    address: Option<String>,
+    group: Option<String>,
+    log_level: Option<String>,
+    log_format: Option<LogFormat>,
+    shim: Option<PathBuf>,
+    cgroup_parent: Option<String>,
+    default_network: Option<Network>,
+    stop_timeout_seconds: Option<u64>,
+    max_downloads: Option<usize>,
+    insecure_registries: Option<Vec<String>>,
+    container_log: ContainerLog,
+    tls: Option<TlsFile>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerLog {
+    max_bytes: Option<u64>,
+    max_files: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+struct TlsFile {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: PathBuf,
+}
+
+/// All keys there are, with their tables.
+const KEYS: &[&str] = &[
+    "root",
+    "state",
+    "address",
+    "group",
+    "log_level",
+    "log_format",
+    "shim",
+    "cgroup_parent",
+    "default_network",
+    "stop_timeout_seconds",
+    "max_downloads",
+    "insecure_registries",
+    "container_log",
+    "container_log.max_bytes",
+    "container_log.max_files",
+    "tls",
+    "tls.cert",
+    "tls.key",
+    "tls.client_ca",
+];
+
+/// What the command line and the environment said.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--config`
+    pub file: Option<PathBuf>,
+    /// `--root`
+    pub root: Option<PathBuf>,
+    /// `--state`
+    pub state: Option<PathBuf>,
+    /// `--address`
+    pub address: Option<String>,
+    /// `--log-level`
+    pub log_level: Option<String>,
+    /// `--shim`
+    pub shim: Option<PathBuf>,
+}
+
+/// Files of mutual TLS, in PEM.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The server's certificate chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who signs the clients' certificates.
+    pub client_ca: PathBuf,
+}
+
+/// Settings, complete and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What must survive a reboot.
+    pub root: PathBuf,
+    /// What ends with the host.
+    pub state: PathBuf,
+    /// Where the API is served.
+    pub address: Address,
+    /// Group that may use the socket besides root.
+    pub group: Option<String>,
+    /// As in tracing's EnvFilter.
+    pub log_level: String,
+    /// Of the daemon's log.
+    pub log_format: LogFormat,
+    /// The shim's program; unset: beside wharfd, else in PATH.
+    pub shim: Option<PathBuf>,
+    /// Containers' cgroups are below this one.
+    pub cgroup_parent: String,
+    /// Of containers that name none.
+    pub default_network: Network,
+    /// Between the stop signal and SIGKILL.
+    pub stop_timeout: Duration,
+    /// Layers of one pull that are fetched at the same time.
+    pub max_downloads: usize,
+    /// Registries besides loopback that are spoken to without TLS.
+    pub insecure_registries: Vec<String>,
+    /// A container's log is rotated beyond this size; 0: never.
+    pub container_log_max_bytes: u64,
+    /// Rotated logs kept.
+    pub container_log_max_files: u32,
+    /// For TCP.
+    pub tls: Option<Tls>,
+}
+
+impl Config {
+    /// Reads the file, if there is one, and puts everything together.
+    ///
+    /// # Errors
+    /// [`ConfigError`] that names file, key and value.
+    pub fn load(over: Overrides) -> Result<Self, ConfigError> {
+        let file = match &over.file {
+            Some(path) => read(path)?,
+            None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
+            None => File::default(),
+        };
+        let state =
+            absolute("state", over.state.or(file.state).unwrap_or_else(|| "/run/wharf".into()))?;
+        let address = match over.address.or(file.address) {
+            Some(text) => text.parse()?,
+            None => format!("unix:{}", state.join("wharfd.sock").display()).parse()?,
+        };
+        let tls = file.tls.map(|t| Tls { cert: t.cert, key: t.key, client_ca: t.client_ca });
+        if let (Address::Tcp(addr), None) = (&address, &tls) {
+            return Err(ConfigError::Value {
+                key: "address",
+                value: format!("tcp:{addr}"),
+                problem: "whoever reaches it is root on this host: TCP needs [tls] with cert, \
+                          key and client_ca in the configuration"
+                    .into(),
+            });
+        }
+        let cgroup_parent = file.cgroup_parent.unwrap_or_else(|| "/wharf".into());
+        if !cgroup_parent.starts_with('/') || cgroup_parent.split('/').any(|part| part == "..") {
+            return Err(ConfigError::Value {
+                key: "cgroup_parent",
+                value: cgroup_parent,
+                problem: "an absolute path without .. is needed, as in /wharf".into(),
+            });
+        }
+        let max_downloads = file.max_downloads.unwrap_or(3);
+        if max_downloads == 0 {
+            return Err(ConfigError::Value {
+                key: "max_downloads",
+                value: "0".into(),
+                problem: "at least 1 is needed".into(),
+            });
+        }
+        Ok(Self {
+            root: absolute("root", over.root.or(file.root).unwrap_or("/var/lib/wharf".into()))?,
+            state,
+            address,
+            group: file.group,
+            log_level: over.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
+            log_format: file.log_format.unwrap_or_default(),
+            shim: over.shim.or(file.shim),
+            cgroup_parent,
+            default_network: file.default_network.unwrap_or(Network::None),
+            stop_timeout: Duration::from_secs(file.stop_timeout_seconds.unwrap_or(10)),
+            max_downloads,
+            insecure_registries: file.insecure_registries.unwrap_or_default(),
+            container_log_max_bytes: file.container_log.max_bytes.unwrap_or(64 << 20),
+            container_log_max_files: file.container_log.max_files.unwrap_or(3),
+            tls,
+        })
+    }
+}
+
+fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(ConfigError::Value {
+        key,
+        value: path.display().to_string(),
+        problem: "an absolute path is needed".into(),
+    })
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
+    let syntax = |source| ConfigError::Syntax { path: path.into(), source };
+    let table: toml::Table = text.parse().map_err(syntax)?;
+    for key in keys_of("", &table) {
+        if !KEYS.contains(&key.as_str()) {
+            return Err(ConfigError::UnknownKey { path: path.into(), nearest: nearest(&key), key });
+        }
+    }
+    toml::from_str(text).map_err(syntax)
+}
+
+fn keys_of(prefix: &str, table: &toml::Table) -> Vec<String> {
+    let mut keys = Vec::new();
+    for (key, value) in table {
+        let key = format!("{prefix}{key}");
+        if let toml::Value::Table(inner) = value {
+            keys.extend(keys_of(&format!("{key}."), inner));
+        }
+        keys.push(key);
+    }
+    keys.sort_by_key(|k| k.matches('.').count());
+    keys
+}
+
+/// The known key that is most like `key`, if any is like it at all.
+fn nearest(key: &str) -> Option<String> {
+    KEYS.iter()
+        .map(|known| (strsim::jaro_winkler(known, key), known))
+        .filter(|(score, _)| *score > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| (*known).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::{Address, Config, ConfigError, Overrides, parse};
+
+    #[test]
+    fn unknown_keys_are_refused_with_the_nearest() {
+        for (text, key, nearest) in [
+            ("defalt_network = 'host'", "defalt_network", Some("default_network")),
+            (
+                "[container_log]\nmax_byte = 1",
+                "container_log.max_byte",
+                Some("container_log.max_bytes"),
+            ),
+            ("zzz = 1", "zzz", None),
+        ] {
+            let error = parse(Path::new("c"), text).expect_err("unknown key");
+            let ConfigError::UnknownKey { key: k, nearest: n, .. } = error else {
+                panic!("{error}")
+            };
+            assert_eq!((k.as_str(), n.as_deref()), (key, nearest));
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        let unix = |p: &str| Address::Unix(PathBuf::from(p));
+        assert_eq!("unix:/run/w.sock".parse::<Address>().expect("ok"), unix("/run/w.sock"));
+        assert_eq!("unix:///run/w.sock".parse::<Address>().expect("ok"), unix("/run/w.sock"));
+        assert_eq!("/run/w.sock".parse::<Address>().expect("ok"), unix("/run/w.sock"));
+        assert!(matches!("tcp:127.0.0.1:1".parse::<Address>(), Ok(Address::Tcp(_))));
+        for bad in ["tcp:localhost", "unix:w.sock", "", &format!("unix:/{}", "x".repeat(110))] {
+            assert!(bad.parse::<Address>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn tcp_needs_tls() {
+        let over = Overrides { address: Some("tcp:127.0.0.1:1".into()), ..Default::default() };
+        let error = Config::load(over).expect_err("no tls");
+        assert!(error.to_string().contains("[tls]"), "{error}");
+    }
+
+    #[test]
+    fn the_socket_is_in_the_state_folder() {
+        let over = Overrides { state: Some("/run/x".into()), ..Default::default() };
+        let config = Config::load(over).expect("defaults");
+        assert_eq!(config.address, Address::Unix("/run/x/wharfd.sock".into()));
+    }
+}

@@ -1,1 +1,208 @@
-//! placeholder
+//! The daemon from its start to its end: folders, lock, store, services, listener.
+
+mod error;
+mod listen;
+mod lock;
+
+use std::{
+    fs,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use error::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::transport::Server;
+use wharf_proto::v1::{
+    self, containers_server::ContainersServer, events_server::EventsServer,
+    system_server::SystemServer,
+};
+
+use crate::{
+    api::native::{ContainersApi, EventsApi, SystemApi},
+    config::{Address, Config},
+    drivers::{
+        content::ContentStore,
+        shims::Launcher,
+        snapshots::{Overlay, Snapshotter},
+    },
+    services::{
+        containers::{Containers, Defaults, Table, TableUsers, Tools},
+        events::Events,
+        images::Images,
+        system::System,
+    },
+    store::Store,
+};
+use listen::Listener;
+use lock::Lock;
+
+/// Largest message that a client may send.
+const MAX_MESSAGE: usize = 16 << 20;
+
+struct Services {
+    events: Events,
+    images: Images,
+    containers: Containers,
+    system: System,
+}
+
+/// Threads that do asynchronous work; what blocks has threads of its own.
+const MAX_WORKERS: usize = 4;
+
+/// [`run`] in a runtime of its own.
+///
+/// # Errors
+/// As [`run`].
+pub fn main(config: Config) -> Result<(), Error> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Error::NotRoot);
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cpus.min(MAX_WORKERS))
+        .thread_name("wharfd")
+        .enable_all()
+        .build()
+        .map_err(Error::Signals)?;
+    let result = runtime.block_on(run(config));
+    // What blocks may go on for a while; nothing of it is needed.
+    runtime.shutdown_background();
+    result
+}
+
+/// Runs until SIGTERM or SIGINT. Containers run on.
+///
+/// # Errors
+/// [`Error`] when it can't begin, or its listener fails.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let config = Arc::new(config);
+    for folder in [&config.root, &config.state] {
+        make_folder(folder)?;
+    }
+    let _root = Lock::take(&config.root)?;
+    let _state = Lock::take(&config.state)?;
+    let services = assemble(&config)?;
+    let listener = Listener::bind(&config)?;
+    tracing::info!(address = %config.address, pid = std::process::id(), "serving");
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<ContainersServer<ContainersApi>>().await;
+    health.set_serving::<EventsServer<EventsApi>>().await;
+    health.set_serving::<SystemServer<SystemApi>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(Error::Reflection)?;
+    let Services { events, images: _images, containers, system } = services;
+    let router = server(&config)?
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(limited(ContainersServer::new(ContainersApi {
+            containers: containers.clone(),
+        })))
+        .add_service(EventsServer::new(EventsApi { events, containers }))
+        .add_service(SystemServer::new(SystemApi { system }));
+    tokio::select! {
+        served = listener.serve(router) => served?,
+        () = asked_to_end()? => tracing::info!("ending; containers run on"),
+    }
+    if let Address::Unix(path) = &config.address {
+        // Gone already if somebody tidied up.
+        let _ = fs::remove_file(path);
+    }
+    Ok(())
+}
+
+fn limited(server: ContainersServer<ContainersApi>) -> ContainersServer<ContainersApi> {
+    server.max_decoding_message_size(MAX_MESSAGE)
+}
+
+fn server(config: &Config) -> Result<Server, Error> {
+    let server = Server::builder();
+    let Some(tls) = config.tls.as_ref().filter(|_| matches!(config.address, Address::Tcp(_)))
+    else {
+        return Ok(server);
+    };
+    let read =
+        |path: &Path| fs::read(path).map_err(|source| Error::File { path: path.into(), source });
+    let identity = tonic::transport::Identity::from_pem(read(&tls.cert)?, read(&tls.key)?);
+    let ca = tonic::transport::Certificate::from_pem(read(&tls.client_ca)?);
+    let config = tonic::transport::ServerTlsConfig::new().identity(identity).client_ca_root(ca);
+    server.tls_config(config).map_err(Error::Tls)
+}
+
+fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
+    let (bundles, logs) = (config.state.join("c"), config.root.join("logs"));
+    make_folder(&bundles)?;
+    make_folder(&logs)?;
+    let store = Store::open(&config.root.join("meta"))?;
+    let events = Events::new(store.clone());
+    let snapshots: Arc<dyn Snapshotter> =
+        Arc::new(Overlay::open(&config.root, store.clone()).map_err(Error::Snapshots)?);
+    let table = Arc::new(Table::default());
+    let shim = shim_program(config)?;
+    let content = ContentStore::open(&config.root).map_err(Error::Content)?;
+    let images = Images::new(store.clone(), events.clone(), content, Arc::clone(&snapshots));
+    images.set_users(Arc::new(TableUsers(Arc::clone(&table))));
+    let tools = Arc::new(Tools {
+        store,
+        events: events.clone(),
+        snapshots,
+        launcher: Launcher::new(shim.clone(), config.address.to_string()),
+        table,
+        bundles,
+        logs,
+        log_max_bytes: config.container_log_max_bytes,
+        log_max_files: config.container_log_max_files,
+        cgroup_parent: config.cgroup_parent.clone(),
+        boot_id: boot_id()?,
+    });
+    let defaults = Defaults { network: config.default_network, stop_timeout: config.stop_timeout };
+    let containers = Containers::load(tools, images.clone(), defaults)?;
+    if containers.set_aside() == 0 {
+        images.sweep(&containers.ids()).map_err(Error::Images)?;
+    }
+    let system = System::new(Arc::clone(config), containers.clone(), images.clone(), shim);
+    Ok(Services { events, images, containers, system })
+}
+
+/// Ends at the first SIGTERM or SIGINT.
+fn asked_to_end() -> Result<impl Future<Output = ()>, Error> {
+    let mut term = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}
+
+fn make_folder(path: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| Error::File { path: path.into(), source })
+}
+
+/// The shim: as configured, beside wharfd, or in PATH.
+fn shim_program(config: &Config) -> Result<PathBuf, Error> {
+    const NAME: &str = "wharf-shim";
+    if let Some(path) = &config.shim {
+        return if path.is_file() { Ok(path.clone()) } else { Err(Error::NoShim(path.clone())) };
+    }
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(NAME)));
+    let in_path = std::env::var_os("PATH").unwrap_or_default();
+    let mut candidates =
+        beside.into_iter().chain(std::env::split_paths(&in_path).map(|dir| dir.join(NAME)));
+    candidates.find(|path| path.is_file()).ok_or_else(|| Error::NoShim(NAME.into()))
+}
+
+fn boot_id() -> Result<String, Error> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string(path);
+    text.map(|t| t.trim().to_owned()).map_err(|source| Error::File { path: path.into(), source })
+}

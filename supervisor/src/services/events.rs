@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+use wharf_proto::kind::Kind;
 
 use crate::{
+    fault::{Detail, Fault},
     ids::Namespace,
     store::{Error, Ops, Record, Store},
 };
@@ -93,10 +95,263 @@ impl Events {
     }
 }
 
+/// Which events are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this namespace.
+    pub namespace: Option<Namespace>,
+    /// Topics or their beginnings; none: all.
+    pub topics: Vec<String>,
+    /// Of a container or image; none: all.
+    pub id: Option<String>,
+}
+
+impl Filter {
+    fn lets(&self, event: &Event) -> bool {
+        let topic = |t: &String| {
+            event.topic.strip_prefix(t.as_str()).is_some_and(|r| r.is_empty() || r.starts_with('.'))
+        };
+        self.namespace.as_ref().is_none_or(|n| *n == event.namespace)
+            && (self.topics.is_empty() || self.topics.iter().any(topic))
+            && self.id.as_ref().is_none_or(|id| *id == event.id)
+    }
+}
+
+/// Where a subscription begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// With what happens from now on.
+    Now,
+    /// With this number.
+    Sequence(u64),
+    /// With the first event at or after this time, nanoseconds since the epoch.
+    Time(i64),
+}
+
+/// The journal does not reach back that far.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscribeError {
+    /// Trimmed.
+    #[error("the journal begins at event {first}, {asked} is not kept any more: begin there")]
+    Trimmed {
+        /// As asked.
+        asked: u64,
+        /// The first that is kept.
+        first: u64,
+    },
+    /// Not written yet.
+    #[error("the journal ends at event {last}, {asked} does not exist yet")]
+    Future {
+        /// As asked.
+        asked: u64,
+        /// The last there is.
+        last: u64,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] Error),
+}
+
+impl Fault for SubscribeError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Trimmed { .. } | Self::Future { .. } => Kind::OutOfRange,
+            Self::Store(e) => e.kind(),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Trimmed { .. } => "JOURNAL_TRIMMED",
+            Self::Future { .. } => "JOURNAL_NOT_THERE_YET",
+            Self::Store(e) => e.reason(),
+        }
+    }
+
+    fn detail(&self) -> Detail {
+        Detail::Field("from_sequence".into())
+    }
+}
+
+/// One subscriber: replays what is kept, then follows.
+#[derive(Debug)]
+pub struct Subscription {
+    store: Store,
+    live: broadcast::Receiver<(u64, Event)>,
+    filter: Filter,
+    /// The next number wanted.
+    next: u64,
+    /// Numbers up to this one are replayed from the store.
+    replay_to: u64,
+    since_unix_ns: i64,
+}
+
+/// Events replayed at once.
+const REPLAY_BATCH: usize = 256;
+
+impl Events {
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub fn subscribe(&self, begin: Begin, filter: Filter) -> Result<Subscription, SubscribeError> {
+        // Before the end of the journal is looked up: nothing falls between.
+        let live = self.live.subscribe();
+        let last = self.store.last_sequence::<Event>()?;
+        let (next, since_unix_ns) = match begin {
+            Begin::Now => (last + 1, i64::MIN),
+            Begin::Time(time) => (1, time),
+            Begin::Sequence(asked) => {
+                let first = self.first()?.unwrap_or(last + 1);
+                if asked < first {
+                    return Err(SubscribeError::Trimmed { asked, first });
+                }
+                if asked > last + 1 {
+                    return Err(SubscribeError::Future { asked, last });
+                }
+                (asked, i64::MIN)
+            }
+        };
+        let store = self.store.clone();
+        Ok(Subscription { store, live, filter, next, replay_to: last, since_unix_ns })
+    }
+
+    fn first(&self) -> Result<Option<u64>, Error> {
+        match self.store.all::<Event>()?.next() {
+            None => Ok(None),
+            Some(Ok((key, _))) => Ok(sequence(&key)),
+            Some(Err(error)) => Err(error),
+        }
+    }
+}
+
+impl Subscription {
+    /// The next events, in order; waits for one. An event that can't be read back is passed over and
+    /// reported. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub async fn next(&mut self) -> Result<Vec<(u64, Event)>, Error> {
+        loop {
+            if self.next <= self.replay_to {
+                let batch = self.replay()?;
+                if !batch.is_empty() {
+                    return Ok(batch);
+                }
+                continue;
+            }
+            match self.live.recv().await {
+                Ok((sequence, event)) if sequence >= self.next => {
+                    self.next = sequence + 1;
+                    if self.wants(&event) {
+                        return Ok(vec![(sequence, event)]);
+                    }
+                }
+                // Replayed already.
+                Ok(_) => {}
+                // Too far behind for the broadcast: the store has it all.
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    self.replay_to = self.store.last_sequence::<Event>()?;
+                }
+                Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
+            }
+        }
+    }
+
+    fn replay(&mut self) -> Result<Vec<(u64, Event)>, Error> {
+        let mut batch = Vec::new();
+        let mut seen = 0;
+        for item in self.store.from::<Event>(&self.next.to_be_bytes())? {
+            seen += 1;
+            match item {
+                Ok((key, event)) => {
+                    let Some(sequence) = sequence(&key) else { continue };
+                    if sequence > self.replay_to {
+                        break;
+                    }
+                    self.next = sequence + 1;
+                    if self.wants(&event) {
+                        batch.push((sequence, event));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(error = crate::fault::chain(&error), "event passed over");
+                    self.next += 1;
+                }
+            }
+            if batch.len() == REPLAY_BATCH || seen == 4 * REPLAY_BATCH {
+                return Ok(batch);
+            }
+        }
+        self.next = self.next.max(self.replay_to + 1);
+        Ok(batch)
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        event.time_unix_ns >= self.since_unix_ns && self.filter.lets(event)
+    }
+}
+
+fn sequence(key: &[u8]) -> Option<u64> {
+    key.try_into().ok().map(u64::from_be_bytes)
+}
+
 /// Nanoseconds since the epoch, by the wall clock.
 #[must_use]
 pub fn now_unix_ns() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Begin, Event, Events, Filter, SubscribeError};
+    use crate::{
+        ids::Namespace,
+        store::{Durability, Ops, Store},
+    };
+
+    async fn tell(store: &Store, events: &Events, topic: &str) {
+        let namespace: Namespace = "default".parse().expect("valid");
+        let mut ops = Ops::new();
+        events.append(&mut ops, &Event::now(&namespace, topic, "id")).expect("small");
+        store.commit(ops, Durability::Process).await.expect("commit");
+    }
+
+    #[tokio::test]
+    async fn replays_then_follows_with_no_gap_even_when_far_behind() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("open");
+        let events = Events::new(store.clone());
+        for _ in 0..700 {
+            tell(&store, &events, "container.start").await;
+        }
+        let mut all = events.subscribe(Begin::Sequence(1), Filter::default()).expect("kept");
+        // More than the broadcast holds, while nobody reads.
+        for _ in 0..1500 {
+            tell(&store, &events, "container.exit").await;
+        }
+        let mut got = Vec::new();
+        while got.len() < 2200 {
+            got.extend(all.next().await.expect("read").into_iter().map(|(n, _)| n));
+        }
+        assert_eq!(got, (1..=2200).collect::<Vec<u64>>());
+    }
+
+    #[tokio::test]
+    async fn filters_by_whole_words_of_the_topic() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("open");
+        let events = Events::new(store.clone());
+        for topic in ["container.start", "containers.x", "image.pull", "container.exit"] {
+            tell(&store, &events, topic).await;
+        }
+        let filter = Filter { topics: vec!["container".into()], ..Default::default() };
+        let mut some = events.subscribe(Begin::Sequence(1), filter).expect("kept");
+        let got: Vec<u64> = some.next().await.expect("read").iter().map(|(n, _)| *n).collect();
+        assert_eq!(got, [1, 4]);
+        let beyond = events.subscribe(Begin::Sequence(6), Filter::default());
+        assert!(matches!(beyond, Err(SubscribeError::Future { asked: 6, last: 4 })));
+    }
 }

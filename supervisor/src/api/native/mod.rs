@@ -1,3 +1,15 @@
 //! wharf.v1 over gRPC.
 
+mod containers;
+mod events;
+mod images;
+mod list;
 pub mod status;
+mod streams;
+mod system;
+mod translate;
+
+pub use containers::ContainersApi;
+pub use events::EventsApi;
+pub use images::ImagesApi;
+pub use system::SystemApi;

@@ -1,0 +1,261 @@
+//! wharf.v1.Images.
+
+use std::io;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wharf_proto::v1::{self, images_server, import_image_request, import_image_response};
+
+use super::{
+    status::from_fault,
+    translate::{namespace, timestamp},
+};
+use crate::{
+    drivers::registry::Credentials,
+    services::images::{Error, Force, Image, Images, Progress, PullRequest, Reporter, Stage},
+};
+
+/// Words of progress, and pieces of an archive, on their way.
+const QUEUE_LEN: usize = 64;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct ImagesApi {
+    /// What it translates for.
+    pub images: Images,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Answers<T> = ReceiverStream<Result<T, Status>>;
+
+#[allow(clippy::needless_pass_by_value)]
+fn fault(error: Error) -> Status {
+    from_fault(&error)
+}
+
+#[tonic::async_trait]
+impl images_server::Images for ImagesApi {
+    type ImportStream = Answers<v1::ImportImageResponse>;
+    type PullStream = Answers<v1::PullImageResponse>;
+
+    async fn import(
+        &self,
+        request: Request<Streaming<v1::ImportImageRequest>>,
+    ) -> Answer<Self::ImportStream> {
+        let namespace = namespace(&request)?;
+        let mut requests = request.into_inner();
+        let Some(import_image_request::Kind::Start(start)) =
+            requests.message().await?.and_then(|first| first.kind)
+        else {
+            return Err(Status::invalid_argument("the first message of an import is `start`"));
+        };
+        let (sender, pieces) = mpsc::channel(QUEUE_LEN);
+        let images = self.images.clone();
+        let answers = answering(move |reporter| async move {
+            let name = Some(start.name.as_str()).filter(|name| !name.is_empty());
+            // The import ends with its pieces, and the pieces with an import that failed.
+            let import = images.import(&namespace, name, pieces, &reporter);
+            let (imported, ()) = tokio::join!(import, forward(requests, sender));
+            let images = imported?.iter().map(image_message).collect();
+            Ok(import_image_response::Kind::Done(v1::ImportDone { images }))
+        });
+        Ok(Response::new(answers))
+    }
+
+    async fn pull(&self, request: Request<v1::PullImageRequest>) -> Answer<Self::PullStream> {
+        let namespace = namespace(&request)?;
+        let request = request.into_inner();
+        let credentials = request
+            .credentials
+            .map(|c| Credentials { username: c.username, password: c.password })
+            .filter(|c| !c.username.is_empty());
+        let platform = Some(request.platform).filter(|platform| !platform.is_empty());
+        let request = PullRequest { reference: request.reference, platform, credentials };
+        let images = self.images.clone();
+        let answers = answering(move |reporter| async move {
+            let pulled = images.pull(&namespace, &request, &reporter).await?;
+            Ok(v1::pull_image_response::Kind::Done(v1::PullDone {
+                image: Some(image_message(&pulled.image)),
+                up_to_date: pulled.up_to_date,
+            }))
+        });
+        Ok(Response::new(answers))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListImagesRequest>,
+    ) -> Answer<v1::ListImagesResponse> {
+        let namespace = namespace(&request)?;
+        let request = request.into_inner();
+        let page_size = usize::try_from(request.page_size).unwrap_or(0);
+        let page = self
+            .images
+            .list(&namespace, &request.filter, page_size, &request.page_token)
+            .map_err(fault)?;
+        Ok(Response::new(v1::ListImagesResponse {
+            images: page.images.iter().map(image_message).collect(),
+            next_page_token: page.next.unwrap_or_default(),
+        }))
+    }
+
+    async fn get(&self, request: Request<v1::GetImageRequest>) -> Answer<v1::GetImageResponse> {
+        let namespace = namespace(&request)?;
+        let image = self.images.get(&namespace, &request.into_inner().image).map_err(fault)?;
+        let (config_json, config) = self.images.config(&image).await.map_err(fault)?;
+        let mut message = image_message(&image);
+        message.config = config.config().as_ref().map(config_message);
+        message.labels = config
+            .labels_of_config()
+            .map(|labels| labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
+            .unwrap_or_default();
+        Ok(Response::new(v1::GetImageResponse { image: Some(message), config_json }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteImageRequest>,
+    ) -> Answer<v1::DeleteImageResponse> {
+        let namespace = namespace(&request)?;
+        let request = request.into_inner();
+        let force = if request.force { Force::Yes } else { Force::No };
+        let removed = self.images.remove(&namespace, &request.image, force).await.map_err(fault)?;
+        Ok(Response::new(v1::DeleteImageResponse {
+            untagged: removed.untagged,
+            deleted: removed.deleted,
+        }))
+    }
+}
+
+/// Messages that can carry progress or the last word.
+trait Streamed: Send + 'static {
+    type Kind: Send + 'static;
+
+    fn progress(progress: v1::Progress) -> Self::Kind;
+    fn wrap(kind: Self::Kind) -> Self;
+}
+
+impl Streamed for v1::PullImageResponse {
+    type Kind = v1::pull_image_response::Kind;
+
+    fn progress(progress: v1::Progress) -> Self::Kind {
+        v1::pull_image_response::Kind::Progress(progress)
+    }
+
+    fn wrap(kind: Self::Kind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}
+
+impl Streamed for v1::ImportImageResponse {
+    type Kind = import_image_response::Kind;
+
+    fn progress(progress: v1::Progress) -> Self::Kind {
+        import_image_response::Kind::Progress(progress)
+    }
+
+    fn wrap(kind: Self::Kind) -> Self {
+        Self { kind: Some(kind) }
+    }
+}
+
+/// Runs `work` and streams its progress, then its result. It ends when the caller hangs up: what it
+/// leaves then is garbage at worst.
+fn answering<T: Streamed, F>(work: impl FnOnce(Reporter) -> F) -> Answers<T>
+where
+    F: Future<Output = Result<T::Kind, Error>> + Send + 'static,
+{
+    let (answers, stream) = mpsc::channel(QUEUE_LEN);
+    let (listener, mut progress) = mpsc::channel(QUEUE_LEN);
+    let work = work(Reporter::new(listener));
+    tokio::spawn(async move {
+        let mut work = std::pin::pin!(work);
+        let result = loop {
+            tokio::select! {
+                biased;
+                Some(word) = progress.recv() => {
+                    // One that would wait is left out: progress must not slow the work.
+                    let _ = answers.try_send(Ok(T::wrap(T::progress(progress_message(word)))));
+                }
+                result = &mut work => break result,
+                () = answers.closed() => return,
+            }
+        };
+        while let Ok(word) = progress.try_recv() {
+            let _ = answers.try_send(Ok(T::wrap(T::progress(progress_message(word)))));
+        }
+        // An error here says that the caller has gone.
+        let _ = answers.send(result.map(T::wrap).map_err(fault)).await;
+    });
+    ReceiverStream::new(stream)
+}
+
+async fn forward(
+    mut requests: Streaming<v1::ImportImageRequest>,
+    pieces: mpsc::Sender<io::Result<Bytes>>,
+) {
+    loop {
+        let piece = match requests.message().await {
+            Ok(None) => return,
+            Ok(Some(v1::ImportImageRequest {
+                kind: Some(import_image_request::Kind::Data(data)),
+            })) => Ok(data.into()),
+            Ok(Some(_)) => Err(io::Error::other("only `data` follows `start`")),
+            Err(status) => Err(io::Error::other(status)),
+        };
+        let failed = piece.is_err();
+        if pieces.send(piece).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn progress_message(progress: Progress) -> v1::Progress {
+    use v1::progress::Stage as Message;
+    let stage = match progress.stage {
+        Stage::Resolving => Message::Resolving,
+        Stage::Waiting => Message::Waiting,
+        Stage::Downloading => Message::Downloading,
+        Stage::Unpacking => Message::Unpacking,
+        Stage::Done => Message::Done,
+        Stage::Exists => Message::Exists,
+    };
+    v1::Progress {
+        item: progress.item,
+        stage: stage.into(),
+        current_bytes: progress.current_bytes,
+        total_bytes: progress.total_bytes,
+    }
+}
+
+fn image_message(image: &Image) -> v1::Image {
+    v1::Image {
+        id: image.id.to_string(),
+        names: image.names.iter().map(|name| name.reference.clone()).collect(),
+        digest: image.digest().to_string(),
+        manifest_digest: image.manifest_digest.to_string(),
+        platform: image.platform.clone(),
+        created_at: image.created_unix_ns.map(timestamp),
+        size_bytes: image.size_bytes,
+        content_bytes: image.content_bytes(),
+        labels: std::collections::HashMap::default(),
+        config: None,
+        imported_at: Some(timestamp(image.imported_unix_ns)),
+        chain_id: image.chain_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
+fn config_message(config: &oci_spec::image::Config) -> v1::ImageConfig {
+    v1::ImageConfig {
+        entrypoint: config.entrypoint().clone().unwrap_or_default(),
+        cmd: config.cmd().clone().unwrap_or_default(),
+        env: config.env().clone().unwrap_or_default(),
+        working_dir: config.working_dir().clone().unwrap_or_default(),
+        user: config.user().clone().unwrap_or_default(),
+        stop_signal: config.stop_signal().clone().unwrap_or_default(),
+        volumes: config.volumes().clone().unwrap_or_default(),
+        exposed_ports: config.exposed_ports().clone().unwrap_or_default(),
+    }
+}

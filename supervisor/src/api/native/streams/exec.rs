@@ -1,0 +1,154 @@
+//! Exec: one more process, its stdio and its end.
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+use wharf_proto::v1::{self, exec_request, exec_response};
+
+use super::QUEUE_LEN;
+use crate::{
+    api::native::{
+        status::from_fault,
+        translate::{exit, signal, stream, window},
+    },
+    ids::Namespace,
+    services::containers::{Containers, Error, ExecRequest, ExecSession},
+};
+
+type Sender = mpsc::Sender<Result<v1::ExecResponse, Status>>;
+type Answer = Response<ReceiverStream<Result<v1::ExecResponse, Status>>>;
+
+pub(in crate::api::native) async fn serve(
+    containers: &Containers,
+    namespace: Namespace,
+    mut requests: Streaming<v1::ExecRequest>,
+) -> Result<Answer, Status> {
+    let first = requests.message().await?;
+    let Some(exec_request::Kind::Start(start)) = first.and_then(|r| r.kind) else {
+        return Err(from_fault(&Error::field("start", "the first message must be `start`")));
+    };
+    let detach = start.detach;
+    let (session, offset) =
+        begin(containers, &namespace, start).await.map_err(|e| from_fault(&e))?;
+    let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+    // Ends with the client; the process does not.
+    tokio::spawn(run(session, offset, detach, requests, sender));
+    Ok(Response::new(ReceiverStream::new(receiver)))
+}
+
+/// Starts the process, or finds the one that was started before.
+async fn begin(
+    containers: &Containers,
+    namespace: &Namespace,
+    start: v1::ExecStart,
+) -> Result<(ExecSession, u64), Error> {
+    if !start.exec_id.is_empty() {
+        let offset = match start.cursor.as_str() {
+            "" => 0,
+            cursor => cursor.parse().map_err(|_| Error::Cursor(cursor.into()))?,
+        };
+        let session = containers.resume_exec(namespace, &start.container, &start.exec_id).await?;
+        return Ok((session, offset));
+    }
+    let request = ExecRequest {
+        args: start.args,
+        env: start.env,
+        working_dir: start.working_dir,
+        user: start.user,
+        tty: start.tty,
+        stdin: start.open_stdin,
+        detach: start.detach,
+        window: window(start.window),
+    };
+    Ok((containers.exec(namespace, &start.container, request).await?, 0))
+}
+
+async fn run(
+    session: ExecSession,
+    offset: u64,
+    detach: bool,
+    requests: Streaming<v1::ExecRequest>,
+    sender: Sender,
+) {
+    let started = v1::ExecStarted { exec_id: session.exec_id().to_owned(), pid: session.pid() };
+    let told = send(&sender, exec_response::Kind::Started(started)).await;
+    if told.is_err() || detach {
+        return;
+    }
+    tokio::select! {
+        () = forward_output(&session, offset, &sender) => {}
+        () = forward_input(&session, requests, &sender) => {}
+        () = sender.closed() => {}
+    }
+}
+
+/// All output, then the end.
+async fn forward_output(session: &ExecSession, mut offset: u64, sender: &Sender) {
+    loop {
+        let output = match session.output(offset).await {
+            Ok(output) => output,
+            Err(error) => {
+                let _ = sender.send(Err(from_fault(&error))).await;
+                return;
+            }
+        };
+        for (from, data) in output.chunks {
+            offset += data.len() as u64;
+            let message =
+                v1::Output { stream: stream(from).into(), data, cursor: offset.to_string() };
+            if send(sender, exec_response::Kind::Output(message)).await.is_err() {
+                return;
+            }
+        }
+        offset = output.next_offset;
+        if output.eof {
+            break;
+        }
+    }
+    // Errors are of clients that went away.
+    let _ = match session.exit().await {
+        Ok(end) => send(sender, exec_response::Kind::Exit(exit(&end))).await,
+        Err(error) => sender.send(Err(from_fault(&error))).await.map_err(|_| ()),
+    };
+}
+
+/// Until the client breaks the connection; the end of what it sends leaves the output going.
+async fn forward_input(
+    session: &ExecSession,
+    mut requests: Streaming<v1::ExecRequest>,
+    sender: &Sender,
+) {
+    loop {
+        let kind = match requests.message().await {
+            Ok(Some(request)) => request.kind,
+            Ok(None) => return std::future::pending().await,
+            Err(_) => return,
+        };
+        let done = match kind {
+            None => Ok(()),
+            Some(exec_request::Kind::Start(_)) => {
+                Err(Error::field("start", "only the first message can be `start`"))
+            }
+            Some(exec_request::Kind::Stdin(data)) => session.stdin(data).await,
+            Some(exec_request::Kind::CloseStdin(_)) => session.close_stdin().await,
+            Some(exec_request::Kind::Resize(size)) => session.resize(window(Some(size))).await,
+            Some(exec_request::Kind::Signal(text)) => match signal("signal", &text) {
+                Ok(Some(signal)) => session.signal(signal).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        match done {
+            // What it says once the process has ended is lost; the output tells the end.
+            Ok(()) | Err(Error::Shim { .. }) => {}
+            Err(error) => {
+                let _ = sender.send(Err(from_fault(&error))).await;
+                return;
+            }
+        }
+    }
+}
+
+async fn send(sender: &Sender, kind: exec_response::Kind) -> Result<(), ()> {
+    sender.send(Ok(v1::ExecResponse { kind: Some(kind) })).await.map_err(|_| ())
+}

@@ -1,0 +1,312 @@
+//! Between the messages of wharf.v1 and the types of the services.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use prost_types::Timestamp;
+use tonic::{Request, Status};
+use wharf_proto::v1;
+
+use super::status::from_fault;
+use crate::{
+    config::Network,
+    drivers::logs::{self, cri},
+    ids::{ContainerName, Namespace},
+    services::containers::{
+        Containers, Error, NewContainer, Window,
+        machine::{End, Run, State},
+        record::Record,
+        spec::{Mount, MountKind, Resources, Rlimit, Signal, Spec},
+    },
+};
+
+/// The namespace that a call names in its metadata.
+pub(super) fn namespace<T>(request: &Request<T>) -> Result<Namespace, Status> {
+    let text = match request.metadata().get(v1::NAMESPACE_KEY) {
+        None => v1::DEFAULT_NAMESPACE,
+        Some(value) => value.to_str().unwrap_or("?"),
+    };
+    text.parse().map_err(|e| from_fault(&Error::from_id(e)))
+}
+
+/// Nanoseconds since the epoch as a message.
+pub(super) fn timestamp(unix_ns: i64) -> Timestamp {
+    Timestamp {
+        seconds: unix_ns.div_euclid(1_000_000_000),
+        nanos: i32::try_from(unix_ns.rem_euclid(1_000_000_000)).unwrap_or(0),
+    }
+}
+
+/// A message as nanoseconds since the epoch; far away is as far as it goes.
+pub(super) fn unix_ns(timestamp: Timestamp) -> i64 {
+    timestamp.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(timestamp.nanos))
+}
+
+pub(super) fn window(message: Option<v1::WindowSize>) -> Window {
+    message.map_or_else(Window::default, |w| Window { width: w.width, height: w.height })
+}
+
+pub(super) fn duration(field: &str, message: prost_types::Duration) -> Result<Duration, Error> {
+    Duration::try_from(message).map_err(|_| Error::field(field, "a time can't be negative"))
+}
+
+/// A container that is wanted.
+pub(super) fn new_container(spec: Option<v1::ContainerSpec>) -> Result<NewContainer, Error> {
+    let spec = spec.ok_or_else(|| Error::field("spec", "it is missing"))?;
+    let name = match spec.name.as_str() {
+        "" => None,
+        name => Some(name.parse::<ContainerName>()?),
+    };
+    let network = match spec.network.as_str() {
+        "" => None,
+        "none" => Some(Network::None),
+        "host" => Some(Network::Host),
+        other => {
+            let problem = format!("{other:?} is not known: \"none\" or \"host\" is needed");
+            return Err(Error::field("spec.network", problem));
+        }
+    };
+    let stop_timeout = spec.stop_timeout.map(|d| duration("spec.stop_timeout", d)).transpose()?;
+    let mounts = spec.mounts.into_iter().enumerate().map(|(i, m)| mount(i, m));
+    let rlimits = spec.rlimits.into_iter().enumerate().map(|(i, r)| rlimit(i, &r));
+    let spec = Spec {
+        image: spec.image,
+        entrypoint: spec.entrypoint,
+        args: spec.args,
+        env: spec.env,
+        working_dir: spec.working_dir,
+        user: spec.user,
+        hostname: spec.hostname,
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        stdin_once: spec.stdin_once,
+        mounts: mounts.collect::<Result<_, _>>()?,
+        resources: spec.resources.map(resources).unwrap_or_default(),
+        network,
+        stop_signal: signal("spec.stop_signal", &spec.stop_signal)?,
+        stop_timeout_ms: stop_timeout.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+        labels: spec.labels.into_iter().collect(),
+        auto_remove: spec.auto_remove,
+        read_only_rootfs: spec.read_only_rootfs,
+        cap_add: spec.cap_add.iter().map(|c| capability(c)).collect(),
+        cap_drop: spec.cap_drop.iter().map(|c| capability(c)).collect(),
+        rlimits: rlimits.collect::<Result<_, _>>()?,
+        shm_size_bytes: spec.shm_size_bytes,
+        group_add: spec.group_add,
+        annotations: spec.annotations.into_iter().collect(),
+    };
+    Ok(NewContainer { name, spec })
+}
+
+/// A signal, if one is named.
+pub(super) fn signal(field: &str, text: &str) -> Result<Option<Signal>, Error> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|e| Error::field(field, e)),
+    }
+}
+
+fn mount(index: usize, message: v1::Mount) -> Result<Mount, Error> {
+    let kind = match message.r#type.as_str() {
+        "" | "bind" => MountKind::Bind,
+        "tmpfs" => MountKind::Tmpfs,
+        other => {
+            let problem = format!("{other:?} is not known: \"bind\" or \"tmpfs\" is needed");
+            return Err(Error::field(format!("spec.mounts[{index}].type"), problem));
+        }
+    };
+    Ok(Mount {
+        kind,
+        source: message.source,
+        target: message.target,
+        read_only: message.read_only,
+        options: message.options,
+        create_source: message.create_source,
+    })
+}
+
+/// Limits of processes by their names in getrlimit(2).
+const RLIMITS: &[&str] = &[
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+fn rlimit(index: usize, message: &v1::Rlimit) -> Result<Rlimit, Error> {
+    let name = message.name.to_ascii_lowercase();
+    let name = name.strip_prefix("rlimit_").unwrap_or(&name);
+    if !RLIMITS.contains(&name) {
+        let problem = format!("{:?} is not one of {}", message.name, RLIMITS.join(", "));
+        return Err(Error::field(format!("spec.rlimits[{index}].name"), problem));
+    }
+    Ok(Rlimit {
+        kind: format!("RLIMIT_{}", name.to_ascii_uppercase()),
+        soft: message.soft,
+        hard: message.hard,
+    })
+}
+
+fn capability(name: &str) -> String {
+    let upper = name.to_ascii_uppercase();
+    if upper == "ALL" || upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") }
+}
+
+pub(super) fn resources(message: v1::Resources) -> Resources {
+    Resources {
+        memory: message.memory_bytes.filter(|n| *n != 0),
+        memory_swap: message.memory_swap_bytes.filter(|n| *n != 0),
+        nano_cpus: message.nano_cpus.filter(|n| *n != 0),
+        cpu_shares: message.cpu_shares.filter(|n| *n != 0),
+        cpuset_cpus: message.cpuset_cpus.filter(|s| !s.is_empty()),
+        pids: message.pids_limit,
+    }
+}
+
+/// The state as the API says it.
+pub(super) fn state(state: &State) -> v1::ContainerState {
+    match state {
+        State::Created => v1::ContainerState::Created,
+        // The start was asked for and not answered yet.
+        State::Starting { number: 1, .. } => v1::ContainerState::Created,
+        State::Starting { .. } | State::Stopped { .. } | State::Removing => {
+            v1::ContainerState::Stopped
+        }
+        State::Running(_) => v1::ContainerState::Running,
+        State::Unreachable(_) => v1::ContainerState::Unknown,
+    }
+}
+
+pub(super) fn exit(end: &End) -> v1::Exit {
+    v1::Exit {
+        exit_code: end.exit_code,
+        signal: end.signal,
+        oom_killed: end.oom_killed,
+        reason: end.reason.as_str().into(),
+        message: end.message.clone(),
+        finished_at: Some(timestamp(end.finished_unix_ns)),
+    }
+}
+
+fn incarnation(state: &State) -> Option<v1::Incarnation> {
+    let of = |run: &Run, pid: u32, end: Option<&End>| v1::Incarnation {
+        number: run.number,
+        pid,
+        started_at: Some(timestamp(run.started_unix_ns)),
+        exit: end.map(exit),
+    };
+    match state {
+        State::Created | State::Starting { .. } | State::Removing => None,
+        State::Running(run) | State::Unreachable(run) => Some(of(run, run.pid, None)),
+        State::Stopped { run, end } => Some(of(run, 0, Some(end))),
+    }
+}
+
+/// A container as the API shows it.
+pub(super) fn container(containers: &Containers, record: &Record) -> v1::Container {
+    v1::Container {
+        id: record.id.to_string(),
+        spec: Some(spec(record)),
+        image_digest: record.image.manifest_digest.clone(),
+        image_id: record.image.id.clone(),
+        state: state(&record.state).into(),
+        created_at: Some(timestamp(record.created_unix_ns)),
+        incarnation: incarnation(&record.state),
+        command: record.process.args.clone(),
+        log_path: containers.log_path(record).display().to_string(),
+        bundle_path: containers.bundle_path(record).display().to_string(),
+        namespace: record.namespace.to_string(),
+        revision: record.revision,
+    }
+}
+
+fn spec(record: &Record) -> v1::ContainerSpec {
+    let spec = &record.spec;
+    let pairs =
+        |map: &BTreeMap<String, String>| map.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let limits = &spec.resources;
+    v1::ContainerSpec {
+        image: spec.image.clone(),
+        name: record.name.to_string(),
+        entrypoint: spec.entrypoint.clone(),
+        args: spec.args.clone(),
+        env: record.process.env.clone(),
+        working_dir: record.process.cwd.clone(),
+        user: spec.user.clone(),
+        hostname: spec.hostname.clone(),
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        stdin_once: spec.stdin_once,
+        mounts: spec.mounts.iter().map(mount_message).collect(),
+        resources: Some(v1::Resources {
+            memory_bytes: limits.memory,
+            memory_swap_bytes: limits.memory_swap,
+            nano_cpus: limits.nano_cpus,
+            cpu_shares: limits.cpu_shares,
+            cpuset_cpus: limits.cpuset_cpus.clone(),
+            pids_limit: limits.pids,
+        }),
+        network: spec.network.map(|n| n.to_string()).unwrap_or_default(),
+        stop_signal: spec.stop_signal.map(|s| s.to_string()).unwrap_or_default(),
+        stop_timeout: spec.stop_timeout_ms.and_then(|ms| Duration::from_millis(ms).try_into().ok()),
+        labels: pairs(&spec.labels),
+        auto_remove: spec.auto_remove,
+        read_only_rootfs: spec.read_only_rootfs,
+        cap_add: spec.cap_add.clone(),
+        cap_drop: spec.cap_drop.clone(),
+        rlimits: spec
+            .rlimits
+            .iter()
+            .map(|r| v1::Rlimit {
+                name: r.kind.trim_start_matches("RLIMIT_").to_ascii_lowercase(),
+                soft: r.soft,
+                hard: r.hard,
+            })
+            .collect(),
+        shm_size_bytes: spec.shm_size_bytes,
+        group_add: spec.group_add.clone(),
+        annotations: pairs(&spec.annotations),
+    }
+}
+
+fn mount_message(mount: &Mount) -> v1::Mount {
+    let kind = match mount.kind {
+        MountKind::Bind => "bind",
+        MountKind::Tmpfs => "tmpfs",
+    };
+    v1::Mount {
+        r#type: kind.into(),
+        source: mount.source.clone(),
+        target: mount.target.clone(),
+        read_only: mount.read_only,
+        options: mount.options.clone(),
+        create_source: mount.create_source,
+    }
+}
+
+pub(super) fn stream(stream: cri::Stream) -> v1::Stream {
+    match stream {
+        cri::Stream::Stdout => v1::Stream::Stdout,
+        cri::Stream::Stderr => v1::Stream::Stderr,
+    }
+}
+
+/// An entry of a log as output.
+pub(super) fn output(entry: logs::Entry) -> v1::Output {
+    v1::Output {
+        stream: stream(entry.stream).into(),
+        data: entry.data,
+        cursor: entry.cursor.to_string(),
+    }
+}

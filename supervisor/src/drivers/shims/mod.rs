@@ -1,0 +1,261 @@
+//! Shims: started, found again after a restart, spoken to, cleaned up after.
+//!
+//! ```text
+//! spawn ── "wharf-shim … start", cwd = bundle ──▶ prints the address of its socket, ends
+//!                                                  └─ server: detached, in the background
+//! connect ─ ttrpc: containerd's Task service, and Wharf's own beside it
+//! ```
+//! Must not: decide what a container should be doing, or outlive a deadline.
+
+mod bundle;
+mod error;
+mod launch;
+mod ttrpc;
+
+use std::{path::Path, time::Duration};
+
+pub use bundle::Bundle;
+pub use error::ShimError;
+pub use launch::Launcher;
+use prost::Message as _;
+use wharf_proto::{
+    shim::{
+        CREATE_OPTIONS_TYPE_URL, CreateOptions, ExitRecord, ReadOutputRequest, ReadOutputResponse,
+        SERVICE, STDIO_IN_SHIM, WaitExitRequest, WriteStdinRequest,
+    },
+    task::{
+        CloseIoRequest, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
+        ExecProcessRequest, KillRequest, Mount, PROCESS_TYPE_URL, RESOURCES_TYPE_URL,
+        ResizePtyRequest, SERVICE_V3, ShutdownRequest, StartRequest, StartResponse, StateRequest,
+        StateResponse, UpdateTaskRequest,
+    },
+};
+
+use ttrpc::Client;
+
+/// Bound on a call that makes or ends something.
+const LONG: Duration = Duration::from_secs(30);
+/// Bound on a call that only asks or signals.
+const SHORT: Duration = Duration::from_secs(5);
+/// How long one question for output waits in the shim.
+const POLL: Duration = Duration::from_secs(20);
+
+/// A connected shim; clones share the connection.
+#[derive(Clone, Debug)]
+pub struct Shim {
+    client: Client,
+    id: String,
+}
+
+/// What a task gets for its stdio and root file system.
+#[derive(Debug)]
+pub struct CreateTask<'a> {
+    /// Of the bundle.
+    pub bundle: &'a Path,
+    /// The root file system, as the snapshotter tells it.
+    pub rootfs: Vec<Mount>,
+    /// A pty in place of pipes.
+    pub terminal: bool,
+    /// Log, stdin and window.
+    pub options: CreateOptions,
+}
+
+impl Shim {
+    /// Connects to the socket of container `id`'s shim.
+    ///
+    /// # Errors
+    /// [`ShimError::Rpc`] when nobody listens there.
+    pub async fn connect(socket: &Path, id: &str) -> Result<Self, ShimError> {
+        let client = tokio::time::timeout(SHORT, Client::connect(socket))
+            .await
+            .map_err(|_| ShimError::Silent { limit: SHORT })??;
+        Ok(Self { client, id: id.into() })
+    }
+
+    /// Makes the container; its process waits before execve. Gives its pid.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn create(&self, task: CreateTask<'_>) -> Result<u32, ShimError> {
+        let request = CreateTaskRequest {
+            id: self.id.clone(),
+            bundle: task.bundle.display().to_string(),
+            rootfs: task.rootfs,
+            terminal: task.terminal,
+            options: Some(prost_types::Any {
+                type_url: CREATE_OPTIONS_TYPE_URL.into(),
+                value: task.options.encode_to_vec(),
+            }),
+            ..Default::default()
+        };
+        let answer: CreateTaskResponse = self.task("Create", &request, LONG).await?;
+        Ok(answer.pid)
+    }
+
+    /// Executes the container's process, or an exec's. Gives its pid.
+    ///
+    /// # Errors
+    /// [`ShimError::NotExecuted`] when the program is not there or can't be executed.
+    pub async fn start(&self, exec_id: &str) -> Result<u32, ShimError> {
+        let request = StartRequest { id: self.id.clone(), exec_id: exec_id.into() };
+        let answer: StartResponse = self.task("Start", &request, LONG).await?;
+        Ok(answer.pid)
+    }
+
+    /// How the task is.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn state(&self) -> Result<StateResponse, ShimError> {
+        let request = StateRequest { id: self.id.clone(), exec_id: String::new() };
+        self.task("State", &request, SHORT).await
+    }
+
+    /// How an exec is.
+    ///
+    /// # Errors
+    /// [`ShimError`]; NOT_FOUND once it was deleted.
+    pub async fn exec_state(&self, exec_id: &str) -> Result<StateResponse, ShimError> {
+        let request = StateRequest { id: self.id.clone(), exec_id: exec_id.into() };
+        self.task("State", &request, SHORT).await
+    }
+
+    /// Waits for the end of the task or of an exec, for as long as the connection lives.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn wait_exit(&self, exec_id: &str) -> Result<ExitRecord, ShimError> {
+        let request = WaitExitRequest { exec_id: exec_id.into() };
+        Ok(self.client.call(SERVICE, "WaitExit", &request, None).await?)
+    }
+
+    /// Sends a signal to the task's process or to an exec's.
+    ///
+    /// # Errors
+    /// [`ShimError`]; NOT_FOUND or FAILED_PRECONDITION once it has ended.
+    pub async fn kill(&self, exec_id: &str, signal: i32) -> Result<(), ShimError> {
+        let request = KillRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.into(),
+            signal: signal.unsigned_abs(),
+            all: false,
+        };
+        self.task("Kill", &request, SHORT).await
+    }
+
+    /// Forgets the task (its cgroup goes too) or an exec that has ended.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn delete(&self, exec_id: &str) -> Result<(), ShimError> {
+        let request = DeleteRequest { id: self.id.clone(), exec_id: exec_id.into() };
+        let _: DeleteResponse = self.task("Delete", &request, LONG).await?;
+        Ok(())
+    }
+
+    /// Ends the shim. A connection that closes instead of an answer is the same.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn shutdown(&self) -> Result<(), ShimError> {
+        let request = ShutdownRequest { id: self.id.clone(), now: true };
+        match self.task("Shutdown", &request, SHORT).await {
+            Err(ShimError::Rpc(ttrpc::RpcError::Closed { .. })) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Adds an exec whose stdio stays in the shim, or is thrown away.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn exec(
+        &self,
+        exec_id: &str,
+        process_json: Vec<u8>,
+        terminal: bool,
+        stdin: bool,
+        output: bool,
+    ) -> Result<(), ShimError> {
+        let kept = |wanted: bool| if wanted { STDIO_IN_SHIM.to_owned() } else { String::new() };
+        let request = ExecProcessRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.into(),
+            terminal,
+            stdin: kept(stdin),
+            stdout: kept(output),
+            stderr: kept(output && !terminal),
+            spec: Some(prost_types::Any { type_url: PROCESS_TYPE_URL.into(), value: process_json }),
+        };
+        self.task("Exec", &request, LONG).await
+    }
+
+    /// Sets the size of a terminal, in characters.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn resize(&self, exec_id: &str, width: u32, height: u32) -> Result<(), ShimError> {
+        let request =
+            ResizePtyRequest { id: self.id.clone(), exec_id: exec_id.into(), width, height };
+        self.task("ResizePty", &request, SHORT).await
+    }
+
+    /// Closes stdin.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn close_stdin(&self, exec_id: &str) -> Result<(), ShimError> {
+        let request = CloseIoRequest { id: self.id.clone(), exec_id: exec_id.into(), stdin: true };
+        self.task("CloseIO", &request, SHORT).await
+    }
+
+    /// Writes to stdin; answers when the process has room for all of it.
+    ///
+    /// # Errors
+    /// [`ShimError`]; FAILED_PRECONDITION once stdin is closed.
+    pub async fn write_stdin(&self, exec_id: &str, data: Vec<u8>) -> Result<(), ShimError> {
+        let request = WriteStdinRequest { exec_id: exec_id.into(), data };
+        // As long as the process takes to read: the caller's stream is the bound.
+        Ok(self.client.call(SERVICE, "WriteStdin", &request, None).await?)
+    }
+
+    /// Output of an exec beyond `offset`; an empty answer means: ask again.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn read_output(
+        &self,
+        exec_id: &str,
+        offset: u64,
+    ) -> Result<ReadOutputResponse, ShimError> {
+        let request = ReadOutputRequest { exec_id: exec_id.into(), offset, max_bytes: 0 };
+        let limit = Some(POLL + SHORT);
+        Ok(self.client.call(SERVICE, "ReadOutput", &request, limit).await?)
+    }
+
+    /// Changes the limits of the running container; `resources` in OCI JSON.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn update(&self, resources_json: Vec<u8>) -> Result<(), ShimError> {
+        let request = UpdateTaskRequest {
+            id: self.id.clone(),
+            resources: Some(prost_types::Any {
+                type_url: RESOURCES_TYPE_URL.into(),
+                value: resources_json,
+            }),
+            ..Default::default()
+        };
+        self.task("Update", &request, SHORT).await
+    }
+
+    async fn task<Q: prost::Message, A: prost::Message + Default>(
+        &self,
+        method: &'static str,
+        request: &Q,
+        limit: Duration,
+    ) -> Result<A, ShimError> {
+        let answer = self.client.call(SERVICE_V3, method, request, Some(limit)).await;
+        answer.map_err(ShimError::from)
+    }
+}

@@ -1,0 +1,629 @@
+//! One task owns one container: it alone changes the record, and everything that changes it comes
+//! through its bounded queue, one thing after the other.
+//!
+//! A task commits before it tells (`publish`), and announces a start before an exit: the exit of a
+//! start that is under way waits in the queue.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use wharf_proto::shim::ExitRecord;
+
+use super::{
+    Error,
+    launch::{self, Window},
+    machine::{self, End, EndReason, State},
+    record::Record,
+    spec::{Resources, Signal},
+    table::{Handle, Table, View},
+};
+use crate::{
+    drivers::{
+        shims::{Launcher, Shim, ShimError},
+        snapshots::Snapshotter,
+    },
+    fault,
+    ids::ContainerName,
+    services::events::{Event, Events, now_unix_ns},
+    store::{Durability, Ops, Store},
+};
+
+/// Calls that may wait for one container.
+const QUEUE_LEN: usize = 64;
+
+/// What every container's task works with.
+#[derive(Debug)]
+pub struct Tools {
+    /// Metadata.
+    pub store: Store,
+    /// Journal.
+    pub events: Events,
+    /// Root file systems.
+    pub snapshots: Arc<dyn Snapshotter>,
+    /// Shims.
+    pub launcher: Launcher,
+    /// All containers.
+    pub table: Arc<Table>,
+    /// Folder of the bundles.
+    pub bundles: PathBuf,
+    /// Folder of the containers' logs.
+    pub logs: PathBuf,
+    /// Settings of the logs.
+    pub log_max_bytes: u64,
+    /// As above.
+    pub log_max_files: u32,
+    /// Containers' cgroups are below it.
+    pub cgroup_parent: String,
+    /// Of this boot of the host.
+    pub boot_id: String,
+}
+
+impl Tools {
+    /// Where the log of a container is.
+    #[must_use]
+    pub fn log_path(&self, record: &Record) -> PathBuf {
+        self.logs.join(format!("{}.log", record.id))
+    }
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What a container's task is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Start it.
+    Start {
+        /// Of its terminal.
+        window: Window,
+        /// Answered when it runs.
+        reply: Reply<()>,
+    },
+    /// Send it a signal.
+    Kill {
+        /// Which.
+        signal: Signal,
+        /// Answered when it is sent.
+        reply: Reply<()>,
+    },
+    /// Change what may be changed.
+    Update {
+        /// To what.
+        change: Box<Change>,
+        /// Answered when it is committed.
+        reply: Reply<()>,
+    },
+    /// Remove it.
+    Remove {
+        /// Answered when nothing of it is left.
+        reply: Reply<()>,
+    },
+    /// From the task that waits for the exit of a start.
+    Ended {
+        /// Which start.
+        number: u64,
+        /// What the shim says, or why it says nothing.
+        result: Result<ExitRecord, ShimError>,
+    },
+}
+
+/// A change of what may be changed.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// A new name, taken already.
+    pub name: Option<ContainerName>,
+    /// Replaces all labels.
+    pub labels: Option<std::collections::BTreeMap<String, String>>,
+    /// Limits that are set replace the old ones.
+    pub resources: Option<Resources>,
+    /// Refused when the container has another; 0: any.
+    pub if_revision: u64,
+}
+
+/// The task of one container.
+pub(super) struct Driver {
+    tools: Arc<Tools>,
+    record: Record,
+    view: watch::Sender<View>,
+    shim: watch::Sender<Option<Shim>>,
+    inbox: mpsc::Receiver<Command>,
+    own_queue: mpsc::WeakSender<Command>,
+}
+
+impl Driver {
+    /// Starts the task of a container whose record is in the store, and adds it to the table.
+    pub(super) fn spawn(tools: &Arc<Tools>, record: Record) -> Handle {
+        let (commands, inbox) = mpsc::channel(QUEUE_LEN);
+        let (view, view_rx) =
+            watch::channel(View { record: Arc::new(record.clone()), gone: false });
+        let (shim, shim_rx) = watch::channel(None);
+        let id = record.id.clone();
+        let driver = Self {
+            tools: Arc::clone(tools),
+            record,
+            view,
+            shim,
+            inbox,
+            own_queue: commands.downgrade(),
+        };
+        let handle = Handle { commands, view: view_rx, shim: shim_rx };
+        tools.table.insert(id, handle.clone());
+        // Ends when the table and all callers have dropped the handle.
+        tokio::spawn(driver.run());
+        handle
+    }
+
+    async fn run(mut self) {
+        self.recover().await;
+        while let Some(command) = self.inbox.recv().await {
+            // A caller that went away is no error.
+            match command {
+                Command::Start { window, reply } => drop(reply.send(self.start(window).await)),
+                Command::Kill { signal, reply } => drop(reply.send(self.kill(signal).await)),
+                Command::Update { change, reply } => drop(reply.send(self.update(*change).await)),
+                Command::Remove { reply } => {
+                    let result = self.remove().await;
+                    drop(reply.send(result));
+                }
+                Command::Ended { number, result } => self.ended(number, result).await,
+            }
+            if self.record.state == State::Removing && self.view.borrow().gone {
+                return;
+            }
+        }
+    }
+
+    /// Takes up what the record says was going on when the supervisor ended.
+    async fn recover(&mut self) {
+        match self.record.state.clone() {
+            State::Created | State::Stopped { .. } => {}
+            State::Removing => {
+                if let Err(error) = self.finish_removal().await {
+                    tracing::warn!(
+                        container = self.record.id.short(),
+                        error = fault::chain(&error),
+                        "removal is not finished"
+                    );
+                }
+            }
+            State::Starting { .. } => self.recover_start().await,
+            State::Running(run) | State::Unreachable(run) => {
+                if run.boot_id == self.tools.boot_id {
+                    self.reconnect(run.number).await;
+                } else {
+                    let message = "the host was restarted while it ran";
+                    self.commit_end(lost(message)).await;
+                    self.clean_bundle().await;
+                }
+            }
+        }
+        self.remove_if_asked().await;
+    }
+
+    /// Removes a container that has stopped and was to be removed then.
+    async fn remove_if_asked(&mut self) {
+        let stopped = matches!(self.record.state, State::Stopped { .. });
+        if !stopped || !self.record.spec.auto_remove {
+            return;
+        }
+        if let Err(error) = self.remove().await {
+            tracing::warn!(
+                container = self.record.id.short(),
+                error = fault::chain(&error),
+                "not removed"
+            );
+        }
+    }
+
+    /// A start that was decided and never acknowledged: finished if its process runs, undone
+    /// otherwise.
+    async fn recover_start(&mut self) {
+        let bundle = self.bundle();
+        let number = self.record.state.number();
+        if let Ok(shim) = Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
+            let state = shim.state().await;
+            if let Ok(state) = state {
+                if state.status() == wharf_proto::task::Status::Running {
+                    self.watch_exit(&shim, number);
+                    if self.commit_started(state.pid).await.is_ok() {
+                        self.shim.send_replace(Some(shim));
+                    }
+                    return;
+                }
+            }
+        }
+        let end = bundle.exit_record().map_or_else(
+            || failed(1, "the supervisor ended while it was being started"),
+            |record| end_of(&record),
+        );
+        self.clean_up_shim().await;
+        self.commit_end(end).await;
+    }
+
+    /// Finds the shim of a container that ran, or what it left.
+    async fn reconnect(&mut self, number: u64) {
+        let bundle = self.bundle();
+        match Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
+            Ok(shim) => {
+                self.watch_exit(&shim, number);
+                self.shim.send_replace(Some(shim));
+                self.change_state(machine::Event::ShimFound, None, Durability::Process).await;
+            }
+            Err(error) => self.shim_gone(&error).await,
+        }
+    }
+
+    /// Nobody answers for a container that runs: it has ended and been written down, or its shim
+    /// has died under it.
+    async fn shim_gone(&mut self, error: &ShimError) {
+        self.shim.send_replace(None);
+        if let Some(record) = self.bundle().exit_record() {
+            self.commit_end(end_of(&record)).await;
+            self.clean_up_shim().await;
+            return;
+        }
+        tracing::warn!(
+            container = self.record.id.short(),
+            error = fault::chain(error),
+            "shim is gone"
+        );
+        self.change_state(machine::Event::ShimLost, None, Durability::Process).await;
+    }
+
+    async fn start(&mut self, window: Window) -> Result<(), Error> {
+        let log_start = launch::prepare_log(&self.tools.log_path(&self.record))?;
+        let next = self.next(machine::Event::Start { log_start }, "start")?;
+        self.record.state = next;
+        self.record.revision += 1;
+        // The intent ends with the host, as does all that it leads to.
+        self.commit(None, Durability::Process).await?;
+        match self.launch(window).await {
+            Ok((shim, pid)) => {
+                self.shim.send_replace(Some(shim));
+                self.commit_started(pid).await
+            }
+            Err(error) => {
+                self.clean_up_shim().await;
+                let end = match &error {
+                    Error::Start { source: ShimError::NotExecuted { exit_code, .. }, .. } => {
+                        failed(i32::try_from(*exit_code).unwrap_or(127), &fault::chain(&error))
+                    }
+                    _ => failed(128, &fault::chain(&error)),
+                };
+                self.commit_end(end).await;
+                self.remove_if_asked().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn launch(&mut self, window: Window) -> Result<(Shim, u32), Error> {
+        let name = self.record.name.clone();
+        let start = |source| Error::Start { name: name.clone(), source };
+        let plan = launch::prepare(&self.tools, &self.record).await?;
+        let shim = self
+            .tools
+            .launcher
+            .spawn(&plan.bundle, &self.record.namespace, &self.record.id)
+            .await
+            .map_err(start)?;
+        shim.create(plan.task(&self.tools, &self.record, window)).await.map_err(start)?;
+        // Before the start, so that no exit is missed.
+        self.watch_exit(&shim, self.record.state.number());
+        let pid = shim.start("").await.map_err(start)?;
+        Ok((shim, pid))
+    }
+
+    async fn commit_started(&mut self, pid: u32) -> Result<(), Error> {
+        let event = machine::Event::Started {
+            pid,
+            at_unix_ns: now_unix_ns(),
+            boot_id: self.tools.boot_id.clone(),
+        };
+        self.record.state = self.next(event, "start")?;
+        self.record.revision += 1;
+        let event = self.event("container.start").with("pid", pid);
+        self.commit(Some(&event), Durability::Power).await?;
+        tracing::info!(container = self.record.id.short(), pid, "started");
+        Ok(())
+    }
+
+    /// Waits for the exit in a task of its own, and puts it into the queue.
+    fn watch_exit(&self, shim: &Shim, number: u64) {
+        let Some(queue) = self.own_queue.upgrade() else { return };
+        let queue = queue.downgrade();
+        let shim = shim.clone();
+        // Ends with the shim's connection at the latest.
+        tokio::spawn(async move {
+            let result = shim.wait_exit("").await;
+            if let Some(queue) = queue.upgrade() {
+                let _ = queue.send(Command::Ended { number, result }).await;
+            }
+        });
+    }
+
+    async fn ended(&mut self, number: u64, result: Result<ExitRecord, ShimError>) {
+        let current = matches!(&self.record.state, State::Running(run) | State::Unreachable(run)
+            if run.number == number);
+        if !current {
+            // Of a start that failed and was cleaned up after.
+            return;
+        }
+        match result {
+            Ok(record) => {
+                self.commit_end(end_of(&record)).await;
+                self.clean_up_shim().await;
+            }
+            Err(error) => self.lost_connection(number, &error).await,
+        }
+        self.remove_if_asked().await;
+    }
+
+    /// The connection broke; the shim may be there all the same.
+    async fn lost_connection(&mut self, number: u64, error: &ShimError) {
+        let socket = self.bundle().socket();
+        match Shim::connect(&socket, self.record.id.as_str()).await {
+            Ok(shim) => {
+                self.watch_exit(&shim, number);
+                self.shim.send_replace(Some(shim));
+            }
+            Err(_) => self.shim_gone(error).await,
+        }
+    }
+
+    async fn kill(&mut self, signal: Signal) -> Result<(), Error> {
+        let verb = "kill";
+        match &self.record.state {
+            State::Running(_) => {
+                let shim = self.shim.borrow().clone();
+                let Some(shim) = shim else { return self.kill_orphan(signal).await };
+                match shim.kill("", signal.number()).await {
+                    // It has just ended: what was wanted.
+                    Err(ShimError::Rpc(e)) if e.kind() == wharf_proto::kind::Kind::NotFound => {}
+                    other => other.map_err(|source| self.shim_error(source))?,
+                }
+            }
+            State::Unreachable(_) => return self.kill_orphan(signal).await,
+            State::Created | State::Starting { .. } | State::Stopped { .. } | State::Removing => {
+                return Err(self.wrong_state(verb, ""));
+            }
+        }
+        let mut ops = Ops::new();
+        let event = self.event("container.kill").with("signal", signal);
+        self.tools.events.append(&mut ops, &event)?;
+        self.tools.store.commit(ops, Durability::Process).await?;
+        Ok(())
+    }
+
+    /// A container whose shim died: all of it can be ended, nothing else.
+    async fn kill_orphan(&mut self, signal: Signal) -> Result<(), Error> {
+        if signal != Signal::KILL {
+            return Err(self.wrong_state("signal", "; only SIGKILL works now"));
+        }
+        self.tools
+            .launcher
+            .clean_up(&self.bundle(), &self.record.namespace, &self.record.id)
+            .await
+            .map_err(|source| self.shim_error(source))?;
+        self.commit_end(lost("its shim was gone, it was ended by SIGKILL")).await;
+        self.clean_bundle().await;
+        self.remove_if_asked().await;
+        Ok(())
+    }
+
+    async fn update(&mut self, change: Change) -> Result<(), Error> {
+        if change.if_revision != 0 && change.if_revision != self.record.revision {
+            return Err(Error::Revision {
+                name: self.record.name.clone(),
+                asked: change.if_revision,
+                found: self.record.revision,
+            });
+        }
+        if self.record.state == State::Removing {
+            return Err(self.wrong_state("update", ""));
+        }
+        if let Some(resources) = &change.resources {
+            let merged = self.record.spec.resources.merged(resources);
+            if self.record.state.is_live() {
+                let json = super::oci::resources(&merged).to_string().into_bytes();
+                let shim = self.shim.borrow().clone();
+                let shim = shim.ok_or_else(|| self.wrong_state("update", ""))?;
+                shim.update(json).await.map_err(|source| self.shim_error(source))?;
+            }
+            self.record.spec.resources = merged;
+        }
+        if let Some(labels) = change.labels {
+            self.record.spec.labels = labels;
+        }
+        let old_name = change.name.map(|name| std::mem::replace(&mut self.record.name, name));
+        self.record.revision += 1;
+        let event = self.event("container.update");
+        self.commit(Some(&event), Durability::Power).await?;
+        if let Some(old) = old_name {
+            if old != self.record.name {
+                self.tools.table.free_name(&self.record.namespace, &old, &self.record.id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&mut self) -> Result<(), Error> {
+        let hint = "; stop it first or force the removal";
+        let next = self.record.state.after(machine::Event::Remove);
+        self.record.state = next.map_err(|_| self.wrong_state("remove", hint))?;
+        self.record.revision += 1;
+        self.commit(None, Durability::Power).await?;
+        self.finish_removal().await
+    }
+
+    async fn finish_removal(&mut self) -> Result<(), Error> {
+        self.clean_bundle().await;
+        let snapshots = Arc::clone(&self.tools.snapshots);
+        let id = self.record.id.clone();
+        let log = self.tools.log_path(&self.record);
+        let files = self.tools.log_max_files;
+        let name = self.record.name.clone();
+        let undone = tokio::task::spawn_blocking(move || {
+            launch::remove_logs(&log, files)?;
+            snapshots.remove(&id).map_err(|source| Error::Snapshot { name, source })
+        });
+        undone.await.expect("removal does not panic")?;
+        let mut ops = Ops::new();
+        ops.delete::<Record>(self.record.key());
+        self.tools.events.append(&mut ops, &self.event("container.delete"))?;
+        // Lost with the power, it is found as being removed, and removed again.
+        self.tools.store.commit(ops, Durability::Process).await?;
+        self.tools.table.remove(&self.record);
+        self.view.send_modify(|view| view.gone = true);
+        tracing::info!(container = self.record.id.short(), "removed");
+        Ok(())
+    }
+
+    /// Commits the end of the current start and tells it.
+    async fn commit_end(&mut self, end: End) {
+        let event = self
+            .event(if end.oom_killed { "container.oom" } else { "container.exit" })
+            .with("exitCode", end.exit_code)
+            .with("signal", end.signal)
+            .with("reason", end.reason.as_str());
+        let code = end.exit_code;
+        self.change_state(machine::Event::Ended(end), Some(&event), Durability::Power).await;
+        self.shim.send_replace(None);
+        tracing::info!(container = self.record.id.short(), exit_code = code, "stopped");
+    }
+
+    /// Makes a transition that nobody asked for, if it is one.
+    async fn change_state(
+        &mut self,
+        event: machine::Event,
+        tell: Option<&Event>,
+        durability: Durability,
+    ) {
+        let Ok(next) = self.record.state.after(event) else { return };
+        self.record.state = next;
+        self.record.revision += 1;
+        if let Err(error) = self.commit(tell, durability).await {
+            tracing::error!(
+                container = self.record.id.short(),
+                error = fault::chain(&error),
+                "state is not kept"
+            );
+        }
+    }
+
+    /// The shim is ended, the cgroup removed, the bundle with it.
+    async fn clean_up_shim(&mut self) {
+        let shim = self.shim.send_replace(None);
+        let shim = match shim {
+            Some(shim) => Ok(shim),
+            None => Shim::connect(&self.bundle().socket(), self.record.id.as_str()).await,
+        };
+        let ended = match shim {
+            Ok(shim) => {
+                let deleted = shim.delete("").await;
+                shim.shutdown().await.and(deleted)
+            }
+            Err(error) => Err(error),
+        };
+        if ended.is_err() && self.bundle().exists() {
+            let cleaned = self
+                .tools
+                .launcher
+                .clean_up(&self.bundle(), &self.record.namespace, &self.record.id)
+                .await;
+            if let Err(error) = cleaned {
+                tracing::warn!(
+                    container = self.record.id.short(),
+                    error = fault::chain(&error),
+                    "shim left something behind"
+                );
+            }
+        }
+        self.clean_bundle().await;
+    }
+
+    async fn clean_bundle(&self) {
+        let bundle = self.bundle();
+        let removed = tokio::task::spawn_blocking(move || bundle.remove()).await;
+        if let Err(error) = removed.expect("removal does not panic") {
+            tracing::warn!(
+                container = self.record.id.short(),
+                error = fault::chain(&error),
+                "bundle is left"
+            );
+        }
+    }
+
+    fn bundle(&self) -> crate::drivers::shims::Bundle {
+        crate::drivers::shims::Bundle::of(&self.tools.bundles, &self.record.id)
+    }
+
+    fn event(&self, topic: &str) -> Event {
+        Event::now(&self.record.namespace, topic, self.record.id.as_str())
+            .with("name", &self.record.name)
+            .with("image", &self.record.spec.image)
+    }
+
+    /// Writes the record (and what happened) and tells those who watch.
+    async fn commit(&self, event: Option<&Event>, durability: Durability) -> Result<(), Error> {
+        let mut ops = Ops::new();
+        ops.put(self.record.key(), &self.record)?;
+        if let Some(event) = event {
+            self.tools.events.append(&mut ops, event)?;
+        }
+        self.tools.store.commit(ops, durability).await?;
+        self.view.send_replace(View { record: Arc::new(self.record.clone()), gone: false });
+        Ok(())
+    }
+
+    fn next(&self, event: machine::Event, verb: &'static str) -> Result<State, Error> {
+        self.record.state.after(event).map_err(|_| self.wrong_state(verb, ""))
+    }
+
+    fn wrong_state(&self, verb: &'static str, hint: &'static str) -> Error {
+        let name = self.record.name.clone();
+        Error::State { verb, name, state: self.record.state.name(), hint }
+    }
+
+    fn shim_error(&self, source: ShimError) -> Error {
+        Error::Shim { name: self.record.name.clone(), source }
+    }
+}
+
+pub(super) fn end_of(record: &ExitRecord) -> End {
+    let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+    let reason = match record {
+        ExitRecord { oom_killed: true, signal, .. } if *signal != 0 => EndReason::Oom,
+        ExitRecord { signal: 0, .. } => EndReason::Exited,
+        ExitRecord { .. } => EndReason::Signalled,
+    };
+    End {
+        exit_code: number(record.exit_code),
+        signal: number(record.signal),
+        oom_killed: record.oom_killed,
+        reason,
+        message: String::new(),
+        finished_unix_ns: record.exited_at_unix_ns,
+    }
+}
+
+fn failed(exit_code: i32, message: &str) -> End {
+    End {
+        exit_code,
+        signal: 0,
+        oom_killed: false,
+        reason: EndReason::StartFailed,
+        message: message.into(),
+        finished_unix_ns: now_unix_ns(),
+    }
+}
+
+fn lost(message: &str) -> End {
+    End {
+        exit_code: 137,
+        signal: libc::SIGKILL,
+        oom_killed: false,
+        reason: EndReason::Lost,
+        message: message.into(),
+        finished_unix_ns: now_unix_ns(),
+    }
+}

@@ -1,0 +1,162 @@
+//! What this supervisor and its host are.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use super::{containers::Containers, events::now_unix_ns, images::Images};
+use crate::config::{Config, Network};
+
+/// How the host's cgroups are mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cgroups {
+    /// One hierarchy a controller.
+    V1,
+    /// One hierarchy.
+    V2,
+    /// V1, and a second hierarchy without controllers.
+    Hybrid,
+}
+
+impl Cgroups {
+    /// As the API says it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+            Self::Hybrid => "hybrid",
+        }
+    }
+
+    fn of_host() -> Self {
+        if PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists() {
+            return Self::V2;
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        if mounts.contains(" - cgroup2 ") { Self::Hybrid } else { Self::V1 }
+    }
+}
+
+/// What was built.
+#[derive(Debug)]
+pub struct Version {
+    /// Of Wharf.
+    pub version: &'static str,
+    /// Empty when it is not known.
+    pub git_commit: &'static str,
+    /// Of the compiler; empty when it is not known.
+    pub rust_version: &'static str,
+    /// Of the host, now.
+    pub kernel_version: String,
+}
+
+/// What runs, and where.
+#[derive(Debug)]
+pub struct Info {
+    /// Nanoseconds since the epoch.
+    pub started_unix_ns: i64,
+    /// What survives a reboot.
+    pub root: PathBuf,
+    /// What does not.
+    pub state: PathBuf,
+    /// Of the host.
+    pub cgroups: Cgroups,
+    /// Of containers that name none.
+    pub default_network: Network,
+    /// Of the host.
+    pub cpus: usize,
+    /// Of the host.
+    pub memory_bytes: u64,
+    /// All of them.
+    pub containers: usize,
+    /// Of these.
+    pub running: usize,
+    /// All of them.
+    pub images: usize,
+    /// What this host can't do.
+    pub warnings: Vec<String>,
+    /// Of the host.
+    pub hostname: String,
+    /// Its program.
+    pub shim: PathBuf,
+}
+
+/// The service; clones share it.
+#[derive(Clone, Debug)]
+pub struct System {
+    config: Arc<Config>,
+    containers: Containers,
+    images: Images,
+    shim: PathBuf,
+    started_unix_ns: i64,
+}
+
+impl System {
+    /// Of a supervisor that begins now.
+    #[must_use]
+    pub fn new(config: Arc<Config>, containers: Containers, images: Images, shim: PathBuf) -> Self {
+        Self { config, containers, images, shim, started_unix_ns: now_unix_ns() }
+    }
+
+    /// What was built.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        Version {
+            version: env!("CARGO_PKG_VERSION"),
+            git_commit: option_env!("WHARF_GIT_COMMIT").unwrap_or_default(),
+            rust_version: option_env!("WHARF_RUST_VERSION").unwrap_or_default(),
+            kernel_version: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+        }
+    }
+
+    /// What runs. Reads a few files of /proc.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        let (containers, running) = self.containers.count();
+        Info {
+            started_unix_ns: self.started_unix_ns,
+            root: self.config.root.clone(),
+            state: self.config.state.clone(),
+            cgroups: Cgroups::of_host(),
+            default_network: self.config.default_network,
+            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            memory_bytes: memory_bytes(),
+            containers,
+            running,
+            images: 0,
+            warnings: warnings(),
+            hostname: nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            shim: self.shim.clone(),
+        }
+    }
+}
+
+fn memory_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|n| n.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// What this host can't do, as far as containers would notice.
+fn warnings() -> Vec<String> {
+    let controllers = fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let has = |name: &str| controllers.lines().any(|line| line.starts_with(&format!("{name}\t")));
+    let mut warnings = Vec::new();
+    for (controller, limits) in [("memory", "memory"), ("pids", "pids"), ("cpu", "cpu")] {
+        if Cgroups::of_host() != Cgroups::V2 && !has(controller) {
+            warnings.push(format!("no {controller} controller: limits on {limits} are refused"));
+        }
+    }
+    if !PathBuf::from("/proc/sys/kernel/seccomp").exists() {
+        warnings.push("the kernel has no seccomp".into());
+    }
+    warnings
+}
