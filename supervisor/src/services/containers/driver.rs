@@ -4,7 +4,7 @@
 //! A task commits before it tells (`publish`), and announces a start before an exit: the exit of a
 //! start that is under way waits in the queue.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use wharf_proto::shim::ExitRecord;
@@ -30,6 +30,11 @@ use crate::{
 
 /// Calls that may wait for one container.
 const QUEUE_LEN: usize = 64;
+
+/// How long a container that removes itself waits for clients that are attached.
+const DETACH_LIMIT: Duration = Duration::from_secs(10);
+/// How long it waits for clients to come back after a restart of the supervisor.
+const RETURN_GRACE: Duration = Duration::from_secs(5);
 
 /// What every container's task works with.
 #[derive(Debug)]
@@ -125,6 +130,7 @@ pub(super) struct Driver {
     record: Record,
     view: watch::Sender<View>,
     shim: watch::Sender<Option<Shim>>,
+    attached: Arc<watch::Sender<usize>>,
     inbox: mpsc::Receiver<Command>,
     own_queue: mpsc::WeakSender<Command>,
 }
@@ -136,16 +142,18 @@ impl Driver {
         let (view, view_rx) =
             watch::channel(View { record: Arc::new(record.clone()), gone: false });
         let (shim, shim_rx) = watch::channel(None);
+        let attached = Arc::new(watch::Sender::new(0));
         let id = record.id.clone();
         let driver = Self {
             tools: Arc::clone(tools),
             record,
             view,
             shim,
+            attached: Arc::clone(&attached),
             inbox,
             own_queue: commands.downgrade(),
         };
-        let handle = Handle { commands, view: view_rx, shim: shim_rx };
+        let handle = Handle { commands, view: view_rx, shim: shim_rx, attached };
         tools.table.insert(id, handle.clone());
         // Ends when the table and all callers have dropped the handle.
         tokio::spawn(driver.run());
@@ -196,22 +204,28 @@ impl Driver {
                 }
             }
         }
-        self.remove_if_asked().await;
+        // Whoever was attached comes back now.
+        self.remove_if_asked(RETURN_GRACE);
     }
 
-    /// Removes a container that has stopped and was to be removed then.
-    async fn remove_if_asked(&mut self) {
+    /// Puts the removal of a container that has stopped and was to be removed then into the queue,
+    /// once those who are attached have read everything.
+    fn remove_if_asked(&self, grace: Duration) {
         let stopped = matches!(self.record.state, State::Stopped { .. });
         if !stopped || !self.record.spec.auto_remove {
             return;
         }
-        if let Err(error) = self.remove().await {
-            tracing::warn!(
-                container = self.record.id.short(),
-                error = fault::chain(&error),
-                "not removed"
-            );
-        }
+        let (queue, mut attached) = (self.own_queue.clone(), self.attached.subscribe());
+        // Ends within RETURN_GRACE and DETACH_LIMIT.
+        tokio::spawn(async move {
+            tokio::time::sleep(grace).await;
+            let alone = attached.wait_for(|count| *count == 0);
+            // Who reads slower than that finds the container gone.
+            let _ = tokio::time::timeout(DETACH_LIMIT, alone).await;
+            let Some(queue) = queue.upgrade() else { return };
+            let (reply, _) = oneshot::channel();
+            let _ = queue.send(Command::Remove { reply }).await;
+        });
     }
 
     /// A start that was decided and never acknowledged: finished if its process runs, undone
@@ -246,7 +260,7 @@ impl Driver {
             Ok(shim) => {
                 self.watch_exit(&shim, number);
                 self.shim.send_replace(Some(shim));
-                self.change_state(machine::Event::ShimFound, None, Durability::Process).await;
+                self.change_state(machine::Event::ShimFound, &[], Durability::Process).await;
             }
             Err(error) => self.shim_gone(&error).await,
         }
@@ -266,7 +280,7 @@ impl Driver {
             error = fault::chain(error),
             "shim is gone"
         );
-        self.change_state(machine::Event::ShimLost, None, Durability::Process).await;
+        self.change_state(machine::Event::ShimLost, &[], Durability::Process).await;
     }
 
     async fn start(&mut self, window: Window) -> Result<(), Error> {
@@ -275,7 +289,7 @@ impl Driver {
         self.record.state = next;
         self.record.revision += 1;
         // The intent ends with the host, as does all that it leads to.
-        self.commit(None, Durability::Process).await?;
+        self.commit(&[], Durability::Process).await?;
         match self.launch(window).await {
             Ok((shim, pid)) => {
                 self.shim.send_replace(Some(shim));
@@ -290,7 +304,7 @@ impl Driver {
                     _ => failed(128, &fault::chain(&error)),
                 };
                 self.commit_end(end).await;
-                self.remove_if_asked().await;
+                self.remove_if_asked(Duration::ZERO);
                 Err(error)
             }
         }
@@ -322,7 +336,7 @@ impl Driver {
         self.record.state = self.next(event, "start")?;
         self.record.revision += 1;
         let event = self.event("container.start").with("pid", pid);
-        self.commit(Some(&event), Durability::Power).await?;
+        self.commit(&[event], Durability::Power).await?;
         tracing::info!(container = self.record.id.short(), pid, "started");
         Ok(())
     }
@@ -355,7 +369,7 @@ impl Driver {
             }
             Err(error) => self.lost_connection(number, &error).await,
         }
-        self.remove_if_asked().await;
+        self.remove_if_asked(Duration::ZERO);
     }
 
     /// The connection broke; the shim may be there all the same.
@@ -406,7 +420,7 @@ impl Driver {
             .map_err(|source| self.shim_error(source))?;
         self.commit_end(lost("its shim was gone, it was ended by SIGKILL")).await;
         self.clean_bundle().await;
-        self.remove_if_asked().await;
+        self.remove_if_asked(Duration::ZERO);
         Ok(())
     }
 
@@ -437,7 +451,7 @@ impl Driver {
         let old_name = change.name.map(|name| std::mem::replace(&mut self.record.name, name));
         self.record.revision += 1;
         let event = self.event("container.update");
-        self.commit(Some(&event), Durability::Power).await?;
+        self.commit(&[event], Durability::Power).await?;
         if let Some(old) = old_name {
             if old != self.record.name {
                 self.tools.table.free_name(&self.record.namespace, &old, &self.record.id);
@@ -451,7 +465,7 @@ impl Driver {
         let next = self.record.state.after(machine::Event::Remove);
         self.record.state = next.map_err(|_| self.wrong_state("remove", hint))?;
         self.record.revision += 1;
-        self.commit(None, Durability::Power).await?;
+        self.commit(&[], Durability::Power).await?;
         self.finish_removal().await
     }
 
@@ -481,12 +495,18 @@ impl Driver {
     /// Commits the end of the current start and tells it.
     async fn commit_end(&mut self, end: End) {
         let event = self
-            .event(if end.oom_killed { "container.oom" } else { "container.exit" })
+            .event("container.exit")
             .with("exitCode", end.exit_code)
             .with("signal", end.signal)
+            .with("oomKilled", end.oom_killed)
             .with("reason", end.reason.as_str());
+        let mut events = Vec::new();
+        if end.oom_killed {
+            events.push(self.event("container.oom"));
+        }
+        events.push(event);
         let code = end.exit_code;
-        self.change_state(machine::Event::Ended(end), Some(&event), Durability::Power).await;
+        self.change_state(machine::Event::Ended(end), &events, Durability::Power).await;
         self.shim.send_replace(None);
         tracing::info!(container = self.record.id.short(), exit_code = code, "stopped");
     }
@@ -495,7 +515,7 @@ impl Driver {
     async fn change_state(
         &mut self,
         event: machine::Event,
-        tell: Option<&Event>,
+        tell: &[Event],
         durability: Durability,
     ) {
         let Ok(next) = self.record.state.after(event) else { return };
@@ -564,10 +584,10 @@ impl Driver {
     }
 
     /// Writes the record (and what happened) and tells those who watch.
-    async fn commit(&self, event: Option<&Event>, durability: Durability) -> Result<(), Error> {
+    async fn commit(&self, events: &[Event], durability: Durability) -> Result<(), Error> {
         let mut ops = Ops::new();
         ops.put(self.record.key(), &self.record)?;
-        if let Some(event) = event {
+        for event in events {
             self.tools.events.append(&mut ops, event)?;
         }
         self.tools.store.commit(ops, durability).await?;

@@ -28,8 +28,8 @@ pub use driver::{Change, Tools};
 pub use error::Error;
 pub use exec::{ExecOutput, ExecRequest, ExecSession};
 pub use launch::Window;
-pub use output::{Feed, Follow, From, Piece};
-pub use table::{Table, View};
+pub use output::{Feed, Follow, From, NextStart, Piece};
+pub use table::{Attachment, Table, View};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -361,10 +361,9 @@ pub struct TableUsers(pub Arc<Table>);
 impl Users for TableUsers {
     fn user_of(&self, namespace: &Namespace, image: &Digest) -> Option<String> {
         let records = self.0.records();
-        let user = records
-            .iter()
-            .find(|r| r.namespace == *namespace && r.image.id == image.to_string())?;
-        Some(user.name.to_string())
+        let mut users =
+            records.iter().filter(|r| r.namespace == *namespace && r.image.id == image.to_string());
+        users.next().map(|record| record.name.to_string())
     }
 
     fn chains_in_use(&self) -> HashSet<Digest> {

@@ -1,6 +1,6 @@
 //! What a container writes, as a feed: from a place in its log on, followed until it stops.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -8,7 +8,7 @@ use super::{
     Containers, Error,
     machine::{End, State},
     record::Record,
-    table::View,
+    table::{Attachment, View},
 };
 use crate::{
     drivers::logs::{Cursor, Entry, LogReader, LogWatch},
@@ -94,21 +94,53 @@ impl Containers {
         Ok(Feed { path, reader, watch, view: handle.view, number })
     }
 
-    /// Waits until a container runs, or has run, again. One that runs is as wanted.
+    /// The next start of a container, or the current one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub fn next_start(&self, namespace: &Namespace, container: &str) -> Result<NextStart, Error> {
+        let handle = self.tools.table.find(namespace, container)?;
+        let record = handle.record();
+        let (number, live) = (record.state.number(), record.state.is_live());
+        Ok(NextStart {
+            record,
+            view: handle.view.clone(),
+            number,
+            live,
+            attachment: handle.attach(),
+        })
+    }
+}
+
+/// A start that is waited for; whoever waits is attached.
+#[derive(Debug)]
+pub struct NextStart {
+    /// When the waiting began.
+    pub record: Arc<Record>,
+    view: watch::Receiver<View>,
+    number: u64,
+    live: bool,
+    /// To be kept while output is read.
+    pub attachment: Attachment,
+}
+
+impl NextStart {
+    /// Waits until it runs, or has run. One that ran from the beginning is as wanted.
     ///
     /// # Errors
     /// [`Error::Removed`].
-    pub async fn wait_start(&self, namespace: &Namespace, container: &str) -> Result<(), Error> {
-        let mut handle = self.tools.table.find(namespace, container)?;
-        let record = handle.record();
-        if record.state.is_live() {
+    pub async fn started(&mut self) -> Result<(), Error> {
+        if self.live {
             return Ok(());
         }
-        let number = record.state.number();
-        let started = handle.view.wait_for(|v| v.gone || v.record.state.number() > number).await;
-        match started {
+        let number = self.number;
+        let begun = |view: &View| {
+            let state = &view.record.state;
+            state.number() > number && !matches!(state, State::Starting { .. })
+        };
+        match self.view.wait_for(|view| view.gone || begun(view)).await {
             Ok(view) if !view.gone => Ok(()),
-            _ => Err(Error::Removed(record.name.clone())),
+            _ => Err(Error::Removed(self.record.name.clone())),
         }
     }
 }

@@ -32,9 +32,29 @@ pub struct Handle {
     pub view: watch::Receiver<View>,
     /// While it runs and its shim answers.
     pub shim: watch::Receiver<Option<Shim>>,
+    /// How many clients are attached.
+    pub attached: Arc<watch::Sender<usize>>,
+}
+
+/// A client that is attached, for as long as this lives: a container that removes itself waits for
+/// it to have read everything.
+#[derive(Debug)]
+pub struct Attachment(Arc<watch::Sender<usize>>);
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Handle {
+    /// One more client is attached.
+    #[must_use]
+    pub fn attach(&self) -> Attachment {
+        self.attached.send_modify(|count| *count += 1);
+        Attachment(Arc::clone(&self.attached))
+    }
+
     /// The record as it is now.
     #[must_use]
     pub fn record(&self) -> Arc<Record> {

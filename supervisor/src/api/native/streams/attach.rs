@@ -3,6 +3,8 @@
 //! Output is read from the log, where the client asks for it to begin; stdin goes to the shim. The
 //! two have nothing to do with each other but for the client that they end with.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
@@ -16,7 +18,9 @@ use crate::{
     },
     drivers::logs::cri::Stream,
     ids::Namespace,
-    services::containers::{Containers, Error, Feed, Follow, From, Piece, record::Record},
+    services::containers::{
+        Containers, Error, Feed, Follow, From, NextStart, Piece, record::Record,
+    },
 };
 
 type Sender = mpsc::Sender<Result<v1::AttachResponse, Status>>;
@@ -32,12 +36,17 @@ pub(in crate::api::native) async fn serve(
         let error = Error::field("start", "the first message must be `start`");
         return Err(from_fault(&error));
     };
-    let record = containers.get(&namespace, &start.container).map_err(|e| from_fault(&e))?;
+    // Before the client hears of it: it may start the container the moment it does.
+    let next = containers.next_start(&namespace, &start.container).map_err(|e| from_fault(&e))?;
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
-    let session =
-        Session { containers: containers.clone(), namespace, id: record.id.to_string(), start };
+    let session = Session {
+        containers: containers.clone(),
+        namespace,
+        id: next.record.id.to_string(),
+        start,
+    };
     // Both end with the client.
-    tokio::spawn(session.run(record.as_ref().clone(), requests, sender));
+    tokio::spawn(session.run(next, requests, sender));
     Ok(Response::new(ReceiverStream::new(receiver)))
 }
 
@@ -49,10 +58,15 @@ struct Session {
 }
 
 impl Session {
-    async fn run(self, record: Record, requests: Streaming<v1::AttachRequest>, sender: Sender) {
+    async fn run(
+        self,
+        mut next: NextStart,
+        requests: Streaming<v1::AttachRequest>,
+        sender: Sender,
+    ) {
         if self.start.wait_for_start {
             let started = tokio::select! {
-                started = self.containers.wait_start(&self.namespace, &self.id) => started,
+                started = next.started() => started,
                 () = sender.closed() => return,
             };
             if let Err(error) = started {
@@ -60,6 +74,7 @@ impl Session {
                 return;
             }
         }
+        let record = Arc::clone(&next.record);
         let mut feed = match self.feed().await {
             Ok(feed) => feed,
             Err(error) => {
