@@ -1,5 +1,10 @@
 //! What acts on the kernel, the disk and the network; each behind a narrow interface.
 
+pub mod archive;
 pub mod content;
+pub mod logs;
+pub mod oci;
+pub mod registry;
+pub mod shims;
 pub mod snapshots;
 pub mod unpack;

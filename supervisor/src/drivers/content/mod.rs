@@ -42,12 +42,12 @@ pub struct ContentStore {
 }
 
 impl ContentStore {
-    /// Opens the store in `root`, which is made when missing.
+    /// Opens the store in the folder `content` of the data folder, which is made when missing.
     ///
     /// # Errors
     /// When its folders can't be made.
-    pub fn open(root: &Path) -> Result<Self, Error> {
-        let store = Self { root: root.into(), next_ingest: Arc::default() };
+    pub fn open(data: &Path) -> Result<Self, Error> {
+        let store = Self { root: data.join("content").into(), next_ingest: Arc::default() };
         for dir in
             [store.blobs(Algorithm::Sha256), store.blobs(Algorithm::Sha512), store.incoming()]
         {
@@ -124,6 +124,20 @@ impl ContentStore {
         })
     }
 
+    /// The first few bytes of a blob, unchecked: enough to tell what it is.
+    ///
+    /// # Errors
+    /// When it is not here or can't be read.
+    pub fn first_bytes(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+        let mut first = Vec::new();
+        self.open_blob(digest)?
+            .file
+            .take(8)
+            .read_to_end(&mut first)
+            .map_err(|e| Error::io("read", &self.path(digest), e))?;
+        Ok(first)
+    }
+
     /// A whole small blob, checked.
     ///
     /// # Errors
@@ -165,8 +179,8 @@ impl ContentStore {
         flushed.map_err(|e| Error::io("flush", &self.root, e))
     }
 
-    /// Removes what is on its way in and every blob that is not in `keep`. Only before anything else
-    /// uses the store. Answers with the digests it removed.
+    /// Removes what an earlier process had on its way in, and every blob that is not in `keep`. Only
+    /// before anything else uses the store. Answers with the digests it removed.
     ///
     /// # Errors
     /// When a folder can't be read or a file not removed.
@@ -174,6 +188,15 @@ impl ContentStore {
         for path in list(&self.incoming())? {
             fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
+        self.retain(keep)
+    }
+
+    /// Removes every blob that is not in `keep`, while nobody relies on one of those. Answers with
+    /// the digests it removed.
+    ///
+    /// # Errors
+    /// As [`ContentStore::sweep`].
+    pub fn retain(&self, keep: &HashSet<Digest>) -> Result<Vec<Digest>, Error> {
         let mut removed = Vec::new();
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             for path in list(&self.blobs(algorithm))? {

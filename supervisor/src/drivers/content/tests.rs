@@ -8,7 +8,7 @@ use wharf_proto::kind::Kind;
 
 fn store() -> (tempfile::TempDir, ContentStore) {
     let dir = tempfile::tempdir().expect("tempdir");
-    let store = ContentStore::open(&dir.path().join("content")).expect("open");
+    let store = ContentStore::open(dir.path()).expect("open");
     (dir, store)
 }
 

@@ -31,19 +31,21 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Opens the snapshots in `root`, which is made when missing.
+    /// Opens the snapshots in the folder `snapshots/overlay` of the data folder, which is made when
+    /// missing.
     ///
     /// # Errors
     /// When its folders can't be made or read.
-    pub fn open(root: &Path, store: Store) -> Result<Self, Error> {
+    pub fn open(data: &Path, store: Store) -> Result<Self, Error> {
+        let root = data.join("snapshots/overlay");
         for dir in ["l", "c", "trash"] {
             make_private(&root.join(dir))?;
         }
         let highest = numbers(&root.join("l"))?.into_iter().max().unwrap_or(0);
         Ok(Self {
+            trash: Trash::open(&root.join("trash"))?,
             root: root.into(),
             store,
-            trash: Trash::open(&root.join("trash"))?,
             next_layer: Arc::new(AtomicU64::new(highest + 1)),
         })
     }

@@ -19,7 +19,7 @@ impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let store = Store::open(&dir.path().join("meta")).expect("store");
-        let overlay = Overlay::open(&dir.path().join("overlay"), store.clone()).expect("open");
+        let overlay = Overlay::open(dir.path(), store.clone()).expect("open");
         Self { dir, store, overlay }
     }
 
@@ -92,7 +92,7 @@ fn a_container_has_a_layer_of_its_own() {
     let mounts = world.overlay.prepare(&id, Some(&chain[1])).expect("prepare");
     assert_eq!(mounts, world.overlay.prepare(&id, Some(&chain[1])).expect("again"));
     assert_eq!(mounts, world.overlay.mounts(&id, Some(&chain[1])).expect("mounts"));
-    let root = world.dir.path().join("overlay");
+    let root = world.dir.path().join("snapshots/overlay");
     let root = root.display();
     assert_eq!((mounts.len(), &*mounts[0].kind), (1, "overlay"));
     assert_eq!(mounts[0].options[0], format!("lowerdir={root}/l/2/fs:{root}/l/1/fs"));
@@ -119,7 +119,7 @@ fn what_no_record_names_is_swept() {
     let chain = Digest::of(b"1");
     world.layer(&chain, None, |fs| write(&fs.join("file"), "kept"));
     drop(world.overlay.begin_layer().expect("a layer given up"));
-    let root = world.dir.path().join("overlay");
+    let root = world.dir.path().join("snapshots/overlay");
     write(&root.join("l/77/fs/deep/er/file"), "garbage of a crash");
     let (kept, gone) = (ContainerId::random().expect("id"), ContainerId::random().expect("id"));
     for id in [&kept, &gone] {
@@ -142,7 +142,7 @@ fn what_no_record_names_is_swept() {
 #[test]
 fn a_tree_deeper_than_any_path_is_removed() {
     let world = World::new();
-    let folder = world.dir.path().join("overlay/l/9");
+    let folder = world.dir.path().join("snapshots/overlay/l/9");
     fs::create_dir_all(&folder).expect("mkdir");
     let mut dir = fs::File::open(&folder).expect("open");
     for _ in 0..5000 {
@@ -154,7 +154,7 @@ fn a_tree_deeper_than_any_path_is_removed() {
     }
     world.overlay.remove_layer(9);
     assert!(!folder.exists(), "gone at once");
-    let trash = world.dir.path().join("overlay/trash");
+    let trash = world.dir.path().join("snapshots/overlay/trash");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while fs::read_dir(&trash).expect("list").count() > 0 {
         assert!(std::time::Instant::now() < deadline, "trash not emptied");

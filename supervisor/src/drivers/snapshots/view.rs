@@ -41,6 +41,14 @@ impl RootView {
         Ok(Self { root })
     }
 
+    /// Of one folder, as a container's `/proc/<pid>/root`.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub fn of_folder(folder: &Path) -> Result<Self, Error> {
+        Self::open(&[folder.to_path_buf()])
+    }
+
     /// The bytes of a regular file, or None if there is none at the path. What is no regular file is
     /// none.
     ///

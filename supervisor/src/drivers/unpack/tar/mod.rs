@@ -298,14 +298,13 @@ impl<R: BufRead> TarReader<R> {
         if self.ended {
             return Ok(None);
         }
-        match self.block()? {
-            Some(block) if block != [0; BLOCK] => return Ok(Some(block)),
-            None => {}
-            Some(_) => {
-                // Two blocks of zeroes are the end; one and then something is nobody's tar.
-                if self.block()?.is_some_and(|block| block != [0; BLOCK]) {
-                    return Err(Error::Header("one block of zeroes in the middle"));
-                }
+        if let Some(block) = self.block()? {
+            if block != [0; BLOCK] {
+                return Ok(Some(block));
+            }
+            // Two blocks of zeroes are the end; one and then something is nobody's tar.
+            if self.block()?.is_some_and(|block| block != [0; BLOCK]) {
+                return Err(Error::Header("one block of zeroes in the middle"));
             }
         }
         self.ended = true;

@@ -1,0 +1,257 @@
+//! One layer on its way in: from a registry or from the content store, in one pass.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
+
+use bytes::{Buf as _, Bytes};
+use tokio::sync::mpsc;
+
+use super::{
+    Error, Inner, blocking,
+    progress::{Meter, Reporter, Stage},
+};
+use crate::drivers::{
+    content::{ContentStore, Digest, Ingest},
+    oci::Descriptor,
+    registry::Session,
+    snapshots::{LayerRecord, NewLayer, Snapshotter},
+    unpack::{self, Limits, Target, Unpacked},
+};
+
+/// Pieces of a download between the connection and the unpacker.
+const QUEUE_LEN: usize = 32;
+
+/// A layer that an image needs.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) blob: Descriptor,
+    pub(super) diff_id: Digest,
+    pub(super) chain_id: Digest,
+}
+
+/// Where blobs come from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Registry(Arc<Session>),
+    /// They are in the content store.
+    Content,
+}
+
+/// A layer that is here.
+#[derive(Debug)]
+pub(super) enum Layer {
+    Recorded(LayerRecord),
+    New(NewLayer, Unpacked),
+}
+
+/// Sees to it that a layer is unpacked and its blob in the content store.
+pub(super) async fn bring(
+    inner: Arc<Inner>,
+    wanted: Wanted,
+    source: Source,
+    reporter: Reporter,
+) -> Result<Layer, Error> {
+    let item = wanted.blob.digest.to_string();
+    let size = wanted.blob.size;
+    reporter.tell(&item, Stage::Waiting, 0, size);
+    let _alone = inner.blobs.lock(&wanted.blob.digest).await;
+    let (here, blob) = {
+        let (inner, wanted) = (Arc::clone(&inner), wanted.clone());
+        blocking(move || {
+            let layer = inner.snapshots.layer(&wanted.chain_id)?;
+            Ok((layer, inner.content.stat(&wanted.blob.digest)?))
+        })
+        .await?
+    };
+    let layer = match (here, blob, &source) {
+        (Some(record), Some(_), _) => {
+            reporter.tell(&item, Stage::Exists, size, size);
+            return Ok(Layer::Recorded(record));
+        }
+        (Some(record), None, Source::Registry(session)) => {
+            download(&inner, &wanted, session, &reporter, Unpack::No).await?;
+            Layer::Recorded(record)
+        }
+        (None, None, Source::Registry(session)) => {
+            let new = download(&inner, &wanted, session, &reporter, Unpack::Yes).await?;
+            let (layer, unpacked) = new.expect("was asked to unpack");
+            Layer::New(layer, unpacked)
+        }
+        (None, Some(_), _) => {
+            let meter = Meter::new(&reporter, item.clone(), Stage::Unpacking, size);
+            let wanted = wanted.clone();
+            blocking(move || unpack_stored(&inner, &wanted, meter)).await?
+        }
+        (_, None, Source::Content) => {
+            return Err(crate::drivers::content::Error::NotFound(wanted.blob.digest).into());
+        }
+    };
+    reporter.tell(&item, Stage::Done, size, size);
+    Ok(layer)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unpack {
+    Yes,
+    No,
+}
+
+type New = Option<(NewLayer, Unpacked)>;
+
+/// Network, blob's digest, decompressor, diff id and files at once: no byte is read twice.
+async fn download(
+    inner: &Arc<Inner>,
+    wanted: &Wanted,
+    session: &Session,
+    reporter: &Reporter,
+    unpack: Unpack,
+) -> Result<New, Error> {
+    let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+    let size = wanted.blob.size;
+    let meter = Meter::new(reporter, wanted.blob.digest.to_string(), Stage::Downloading, size);
+    let receiving = {
+        let (inner, wanted) = (Arc::clone(inner), wanted.clone());
+        // Ends when the sender is gone, so dropping this future ends it too.
+        tokio::task::spawn_blocking(move || receive(&inner, &wanted, receiver, meter, unpack))
+    };
+    let sent = session.stream(&wanted.blob, &sender).await;
+    drop(sender);
+    let received = match receiving.await {
+        Ok(received) => received,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::Cancelled),
+    };
+    // A download that failed is the reason for whatever its receiver says.
+    sent?;
+    received
+}
+
+fn receive(
+    inner: &Inner,
+    wanted: &Wanted,
+    receiver: mpsc::Receiver<Bytes>,
+    meter: Meter,
+    unpack: Unpack,
+) -> Result<New, Error> {
+    let blob = &wanted.blob;
+    let ingest = inner.content.ingest(Some(&blob.digest), Some(blob.size))?;
+    let mut tee =
+        Tee { receiver, current: Bytes::new(), ingest, size: blob.size, meter, failure: None };
+    let result = match unpack {
+        Unpack::No => io::copy(&mut tee, &mut io::sink())
+            .map(|_| None)
+            .map_err(|e| layer_error(blob, unpack::Error::Source(e))),
+        Unpack::Yes => unpack_new(&*inner.snapshots, &mut tee, wanted, &inner.limits).map(Some),
+    };
+    match result {
+        Ok(new) => {
+            tee.ingest.commit()?;
+            Ok(new)
+        }
+        Err(error) => Err(tee.explain(error)),
+    }
+}
+
+fn unpack_stored(inner: &Inner, wanted: &Wanted, meter: Meter) -> Result<Layer, Error> {
+    let mut reader = Metered { reader: inner.content.open_blob(&wanted.blob.digest)?, meter };
+    match unpack_new(&*inner.snapshots, &mut reader, wanted, &inner.limits) {
+        Ok((layer, unpacked)) => Ok(Layer::New(layer, unpacked)),
+        Err(error) => {
+            // Was it the blob? Its digest is known at its end only.
+            let _ = io::copy(&mut reader, &mut io::sink());
+            Err(reader.reader.corruption().map_or(error, Into::into))
+        }
+    }
+}
+
+fn unpack_new(
+    snapshots: &dyn Snapshotter,
+    source: impl Read + Send,
+    wanted: &Wanted,
+    limits: &Limits,
+) -> Result<(NewLayer, Unpacked), Error> {
+    let layer = snapshots.begin_layer()?;
+    let trash = layer.trash();
+    let target = Target { folder: layer.files(), trash: &trash };
+    let unpacked = unpack::unpack(source, target, Some(&wanted.diff_id), limits)
+        .map_err(|e| layer_error(&wanted.blob, e))?;
+    Ok((layer, unpacked))
+}
+
+fn layer_error(blob: &Descriptor, source: unpack::Error) -> Error {
+    Error::Layer { blob: blob.digest.clone(), source }
+}
+
+/// Gives the bytes of a download to the content store and to the unpacker.
+struct Tee {
+    receiver: mpsc::Receiver<Bytes>,
+    current: Bytes,
+    ingest: Ingest,
+    size: u64,
+    meter: Meter,
+    failure: Option<Error>,
+}
+
+impl Tee {
+    /// The deepest reason for an error above: the store's, or bytes that are not the blob's.
+    fn explain(mut self, error: Error) -> Error {
+        let Error::Layer { source, .. } = &error else { return error };
+        match source {
+            unpack::Error::Source(_)
+            | unpack::Error::Decompress(_)
+            | unpack::Error::Tar(_)
+            | unpack::Error::DiffId { .. } => {}
+            _ => return error,
+        }
+        if self.failure.is_none() && io::copy(&mut self, &mut io::sink()).is_ok() {
+            return self.ingest.commit().map_or_else(Into::into, |_| error);
+        }
+        self.failure.take().unwrap_or(error)
+    }
+}
+
+impl Read for Tee {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.current.is_empty() {
+            if self.ingest.written() == self.size {
+                return Ok(0);
+            }
+            let Some(chunk) = self.receiver.blocking_recv() else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            self.meter.advance(chunk.len() as u64);
+            if let Err(error) = self.ingest.write(&chunk) {
+                let text = error.to_string();
+                self.failure = Some(error.into());
+                return Err(io::Error::other(text));
+            }
+            self.current = chunk;
+        }
+        let n = self.current.len().min(buf.len());
+        self.current.copy_to_slice(&mut buf[..n]);
+        Ok(n)
+    }
+}
+
+struct Metered {
+    reader: crate::drivers::content::Reader,
+    meter: Meter,
+}
+
+impl Read for Metered {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.reader.read(buf)?;
+        self.meter.advance(n as u64);
+        Ok(n)
+    }
+}
+
+/// The content store, for the documents.
+pub(super) fn put(content: &ContentStore, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
+    let mut ingest = content.ingest(Some(digest), Some(bytes.len() as u64))?;
+    ingest.write(bytes)?;
+    ingest.commit()?;
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! Images: pulled, imported, found, removed.
+//!
+//! An image is a record of a namespace; its content and layers are shared by all that need them. In
+//! this order: blobs and layers are written, flushed, and only then named by one commit together
+//! with the event that tells of it. So a crash leaves garbage at worst, which the next start sweeps.
+//! A layer stays as long as an image or a container needs it.
+
+mod assemble;
+mod collect;
+mod error;
+mod find;
+mod import;
+mod layer;
+mod locks;
+mod progress;
+mod pull;
+mod record;
+mod remove;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock, Weak},
+};
+
+use oci_spec::image::ImageConfiguration;
+use tokio::sync::Mutex;
+
+pub use collect::Collected;
+pub use error::Error;
+pub use find::Page;
+pub use locks::Hold;
+pub use progress::{Progress, Reporter, Stage};
+pub use pull::{PullRequest, Pulled};
+pub use record::{BlobRef, Image, Name};
+pub use remove::{Force, Removed};
+
+use crate::{
+    drivers::{
+        content::{ContentStore, Digest},
+        oci::MAX_DOCUMENT_BYTES,
+        snapshots::Snapshotter,
+        unpack::Limits,
+    },
+    ids::Namespace,
+    services::events::Events,
+    store::Store,
+};
+
+/// Who needs images and layers: the containers.
+pub trait Users: Send + Sync {
+    /// Name of a container of the namespace that was made from the image, if there is one.
+    fn user_of(&self, namespace: &Namespace, image: &Digest) -> Option<String>;
+    /// Chain ids that containers run on.
+    fn chains_in_use(&self) -> HashSet<Digest>;
+}
+
+/// What a container is made from.
+#[derive(Debug)]
+pub struct ResolvedImage {
+    /// As it was asked for, in full.
+    pub reference: String,
+    /// Digest of the config.
+    pub id: Digest,
+    /// What the name points to.
+    pub digest: Digest,
+    /// Digest of the manifest.
+    pub manifest_digest: Digest,
+    /// The layers; none for an image without.
+    pub chain_id: Option<Digest>,
+    /// The config.
+    pub config: ImageConfiguration,
+    /// The layers are not collected while it lives.
+    pub hold: Hold,
+}
+
+/// The images; clones share them.
+#[derive(Clone, Debug)]
+pub struct Images {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    events: Events,
+    content: ContentStore,
+    snapshots: Arc<dyn Snapshotter>,
+    limits: Limits,
+    users: OnceLock<Arc<dyn Users>>,
+    gate: locks::Gate,
+    release: locks::Release,
+    layers: locks::Keyed,
+    blobs: locks::Keyed,
+    /// Held from reading records to the commit that changes them.
+    records: Mutex<()>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Images").field("content", &self.content).finish_non_exhaustive()
+    }
+}
+
+impl Images {
+    /// The images that `store` names.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        events: Events,
+        content: ContentStore,
+        snapshots: Arc<dyn Snapshotter>,
+    ) -> Self {
+        let inner = Arc::new_cyclic(|weak: &Weak<Inner>| {
+            let weak = weak.clone();
+            Inner {
+                store,
+                events,
+                content,
+                snapshots,
+                limits: Limits::default(),
+                users: OnceLock::new(),
+                gate: locks::Gate::default(),
+                release: locks::Release::new(move || {
+                    if let Some(inner) = weak.upgrade() {
+                        Images { inner }.collect_put_off();
+                    }
+                }),
+                layers: locks::Keyed::default(),
+                blobs: locks::Keyed::default(),
+                records: Mutex::default(),
+            }
+        });
+        Self { inner }
+    }
+
+    /// Says who uses images, once and before the first is removed: until then nothing is in use.
+    pub fn set_users(&self, users: Arc<dyn Users>) {
+        let first = self.inner.users.set(users);
+        debug_assert!(first.is_ok(), "set once");
+    }
+
+    /// Keeps content and layers from being collected.
+    async fn hold(&self) -> Hold {
+        self.inner.gate.hold(self.inner.release.clone()).await
+    }
+
+    /// The image that a container is to be made from: by name, id or unique prefix of an id.
+    ///
+    /// # Errors
+    /// When there is none, or its config is damaged.
+    pub async fn resolve(
+        &self,
+        namespace: &Namespace,
+        reference: &str,
+    ) -> Result<ResolvedImage, Error> {
+        let hold = self.hold().await;
+        let image = self.get(namespace, reference)?;
+        let (_, config) = self.config(&image).await?;
+        Ok(ResolvedImage {
+            reference: find::full_name(reference),
+            digest: image.digest().clone(),
+            id: image.id,
+            manifest_digest: image.manifest_digest,
+            chain_id: image.chain_id,
+            config,
+            hold,
+        })
+    }
+
+    /// An image's config, as it came and parsed.
+    ///
+    /// # Errors
+    /// When it is not here or damaged.
+    pub async fn config(&self, image: &Image) -> Result<(String, ImageConfiguration), Error> {
+        let (content, id) = (self.inner.content.clone(), image.id.clone());
+        let bytes = blocking(move || Ok(content.read(&id, MAX_DOCUMENT_BYTES)?)).await?;
+        let config = assemble::parse_config(&bytes, &image.id)?;
+        Ok((String::from_utf8_lossy(&bytes).into_owned(), config))
+    }
+}
+
+/// Runs file-system work where it may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down.
+        Err(_) => Err(Error::Cancelled),
+    }
+}

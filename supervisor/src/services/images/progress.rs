@@ -1,0 +1,83 @@
+//! How far a pull or import is. Told, never waited for: who is slow to listen misses some.
+
+use tokio::sync::mpsc;
+
+/// Bytes between two words about one blob.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// What is being done to an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Asking the registry what a name means.
+    Resolving,
+    /// Others come first.
+    Waiting,
+    /// Its bytes are coming, and are unpacked on the way.
+    Downloading,
+    /// It is unpacked from the content store.
+    Unpacking,
+    /// It is complete.
+    Done,
+    /// It was here already.
+    Exists,
+}
+
+/// One word about one item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Digest of a blob, or a word.
+    pub item: String,
+    /// What is being done.
+    pub stage: Stage,
+    /// Bytes so far.
+    pub current_bytes: u64,
+    /// Bytes at the end; 0 if not known.
+    pub total_bytes: u64,
+}
+
+/// Where progress goes, if anyone listens.
+#[derive(Clone, Debug, Default)]
+pub struct Reporter(Option<mpsc::Sender<Progress>>);
+
+impl Reporter {
+    /// To this listener.
+    #[must_use]
+    pub fn new(listener: mpsc::Sender<Progress>) -> Self {
+        Self(Some(listener))
+    }
+
+    pub(super) fn tell(&self, item: &str, stage: Stage, current_bytes: u64, total_bytes: u64) {
+        if let Some(listener) = &self.0 {
+            let item = item.to_owned();
+            // Full or gone: the next word or the answer says all that matters.
+            let _ = listener.try_send(Progress { item, stage, current_bytes, total_bytes });
+        }
+    }
+}
+
+/// Progress of one item by its bytes.
+#[derive(Debug)]
+pub(super) struct Meter {
+    reporter: Reporter,
+    item: String,
+    stage: Stage,
+    total_bytes: u64,
+    current_bytes: u64,
+    told_bytes: u64,
+}
+
+impl Meter {
+    pub(super) fn new(reporter: &Reporter, item: String, stage: Stage, total_bytes: u64) -> Self {
+        reporter.tell(&item, stage, 0, total_bytes);
+        let reporter = reporter.clone();
+        Self { reporter, item, stage, total_bytes, current_bytes: 0, told_bytes: 0 }
+    }
+
+    pub(super) fn advance(&mut self, bytes: u64) {
+        self.current_bytes += bytes;
+        if self.current_bytes - self.told_bytes >= STEP_BYTES {
+            self.told_bytes = self.current_bytes;
+            self.reporter.tell(&self.item, self.stage, self.current_bytes, self.total_bytes);
+        }
+    }
+}
