@@ -11,7 +11,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 use wharf_client::{
-    Client, Input, Session, SessionEvent,
+    Client, Input, InputSender, Session, SessionEvent,
     v1::{Exit, WindowSize},
 };
 
@@ -120,28 +120,60 @@ struct Loop<'a> {
 impl Loop<'_> {
     async fn run(
         &mut self,
-        mut session: Session,
-        input: wharf_client::InputSender,
+        session: Session,
+        input: InputSender,
         mut caught: mpsc::Receiver<i32>,
-        mut detached: Option<oneshot::Receiver<()>>,
+        detached: Option<oneshot::Receiver<()>>,
         tty: bool,
     ) -> Result<Ended> {
         let writer = Writer::start();
+        let ended = match self.pump(session, input, &writer, &mut caught, detached, tty).await {
+            Ok(Some(ended @ Ended::Signalled(_))) => return Ok(ended),
+            other => other,
+        };
+        let mut finish = std::pin::pin!(writer.finish());
+        loop {
+            tokio::select! {
+                written = &mut finish => match ended? {
+                    Some(ended) => return written.map(|()| ended),
+                    None => {
+                        written?;
+                        bail!("the output ended and no exit code came");
+                    }
+                },
+                // A reader that has stopped reading must not keep us from being ended.
+                Some(number) = caught.recv() => if is_ending(number) {
+                    return Ok(Ended::Signalled(number));
+                },
+            }
+        }
+    }
+
+    /// Until one side ends; none when the output can't be written or ends without an exit.
+    async fn pump(
+        &mut self,
+        mut session: Session,
+        input: InputSender,
+        writer: &Writer,
+        caught: &mut mpsc::Receiver<i32>,
+        mut detached: Option<oneshot::Receiver<()>>,
+        tty: bool,
+    ) -> Result<Option<Ended>> {
         let mut pending: Option<Chunk> = None;
-        let exit = loop {
+        loop {
             tokio::select! {
                 event = session.next(), if pending.is_none() => match event? {
                     Some(SessionEvent::Output { stream, data }) => pending = Some((stream, data)),
-                    Some(SessionEvent::Exit(exit)) => break Some(exit),
+                    Some(SessionEvent::Exit(exit)) => return Ok(Some(Ended::Exited(exit))),
                     Some(SessionEvent::Resumed { after }) => {
                         debug!("the supervisor was away for {} ms", after.as_millis());
                     }
                     Some(_) => {}
-                    None => break None,
+                    None => return Ok(None),
                 },
                 room = writer.room(), if pending.is_some() => match (room, pending.take()) {
                     (Ok(room), Some(chunk)) => room.send(chunk),
-                    _ => break None,
+                    _ => return Ok(None),
                 },
                 room = input.reserve(), if !self.outbox.is_empty() => {
                     if let (Ok(room), Some(next)) = (room, self.outbox.pop_front()) {
@@ -149,7 +181,7 @@ impl Loop<'_> {
                     }
                 }
                 Some(number) = caught.recv() => if let Some(ended) = self.signal(number, tty)? {
-                    return Ok(ended);
+                    return Ok(Some(ended));
                 },
                 keys = async { match &mut detached {
                     Some(detached) => detached.await,
@@ -158,28 +190,12 @@ impl Loop<'_> {
                     detached = None;
                     if keys.is_ok() {
                         // What was typed before the keys is still in the queue.
-                        let _ = tokio::time::timeout(Duration::from_millis(100), drain(&mut session, &input)).await;
-                        return Ok(Ended::Detached);
+                        let sent = drain(&mut session, &input);
+                        let _ = tokio::time::timeout(DRAIN_LIMIT, sent).await;
+                        return Ok(Some(Ended::Detached));
                     }
                 }
             }
-        };
-        let mut finish = std::pin::pin!(writer.finish());
-        loop {
-            tokio::select! {
-                written = &mut finish => {
-                    written?;
-                    break;
-                }
-                // A reader that has stopped reading must not keep us from being ended.
-                Some(number) = caught.recv() => if is_ending(number) {
-                    return Ok(Ended::Signalled(number));
-                },
-            }
-        }
-        match exit {
-            Some(exit) => Ok(Ended::Exited(exit)),
-            None => bail!("the output ended and no exit code came"),
         }
     }
 
@@ -218,7 +234,7 @@ impl Loop<'_> {
 }
 
 /// Lets the session send what is queued.
-async fn drain(session: &mut Session, input: &wharf_client::InputSender) {
+async fn drain(session: &mut Session, input: &InputSender) {
     while input.capacity() < input.max_capacity() {
         if tokio::time::timeout(Duration::from_millis(5), session.next())
             .await
@@ -244,6 +260,9 @@ async fn pass_on(client: Client, id: String, name: &'static str) {
     }
 }
 
+/// For input that was typed before the detach keys.
+const DRAIN_LIMIT: Duration = Duration::from_millis(100);
+/// SIGCONT, on all of Linux's common architectures.
 const CONTINUED: i32 = 18;
 
 /// Signals that are passed on, with their names.
