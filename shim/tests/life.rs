@@ -98,7 +98,10 @@ fn pause_and_resume() {
     need_host!();
     let world = World::new();
     let mut client = world.client();
-    world.run(&mut client, &Container::sh("i=0; while true; do echo $i; i=$((i+1)); sleep 0.01; done"));
+    world.run(
+        &mut client,
+        &Container::sh("i=0; while true; do echo $i; i=$((i+1)); sleep 0.01; done"),
+    );
     world.wait_for_output("5");
     let request = task::PauseRequest { id: world.id.clone() };
     client.task::<Nothing>("Pause", &request).expect("frozen");

@@ -134,7 +134,9 @@ fn an_exec_on_a_terminal() {
     let world = World::new();
     let mut client = world.client();
     world.run(&mut client, &Container::new(&["/bin/sleep", "1000"]));
-    client.add_exec(&world.id, "e", &["/bin/sh", "-c", "read x; echo got $x"], true).expect("added");
+    client
+        .add_exec(&world.id, "e", &["/bin/sh", "-c", "read x; echo got $x"], true)
+        .expect("added");
     client.start(&world.id, "e").expect("started");
     client.write_stdin("e", b"it\n").expect("taken");
     let (stdout, _) = client.read_all("e");
@@ -160,7 +162,8 @@ fn logs_rotate_and_lose_nothing() {
     need_host!();
     let world = World::new();
     let mut client = world.client();
-    let mut container = Container::sh("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done");
+    let mut container =
+        Container::sh("i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done");
     container.log_max_bytes = 60_000;
     world.run(&mut client, &container);
     assert_eq!(client.wait_exit("").exit_code, 0);

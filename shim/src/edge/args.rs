@@ -115,8 +115,9 @@ mod tests {
 
     #[test]
     fn as_containerd_calls() {
-        let args = parse("-namespace default -address /run/c.sock -publish-binary /b -id x -debug start")
-            .expect("whole");
+        let args =
+            parse("-namespace default -address /run/c.sock -publish-binary /b -id x -debug start")
+                .expect("whole");
         assert_eq!(
             (args.action, &args.namespace[..], &args.id[..], args.debug),
             (Action::Start, "default", "x", true)

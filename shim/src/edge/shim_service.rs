@@ -13,11 +13,7 @@ use crate::flow::{Outcome, ReadOutput, Shim, Ticket};
 use crate::logic::ids::ProcessRef;
 use crate::logic::lines::Stream;
 
-pub(crate) fn call(
-    request: &Request,
-    ticket: Ticket,
-    shim: &mut Shim,
-) -> Result<Reply, EdgeError> {
+pub(crate) fn call(request: &Request, ticket: Ticket, shim: &mut Shim) -> Result<Reply, EdgeError> {
     let payload = request.payload.as_slice();
     match request.method.as_str() {
         "Info" => {

@@ -46,9 +46,7 @@ impl EdgeError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Service(_) | Self::Method(_) | Self::Streaming => Kind::Unsupported,
-            Self::Message(_) | Self::Stream { .. } | Self::Bundle(_) => {
-                Kind::Invalid
-            }
+            Self::Message(_) | Self::Stream { .. } | Self::Bundle(_) => Kind::Invalid,
             Self::TooManyCalls(_) | Self::Frame(FrameError::TooLong { .. }) => Kind::Exhausted,
             Self::Frame(FrameError::UnknownType(_)) => Kind::Invalid,
             Self::Flow(error) => error.kind(),

@@ -11,16 +11,14 @@ use wharf_proto::{shim as wharf, task as wire};
 
 use super::server::{Form, Reply};
 use super::status::{EdgeError, timestamp};
-use crate::flow::{AddExec, CreateTask, Force, LogTarget, Mount, Options, Reach, Shim, Ticket, Uris};
+use crate::flow::{
+    AddExec, CreateTask, Force, LogTarget, Mount, Options, Reach, Shim, Ticket, Uris,
+};
 use crate::logic::ids::{ExecId, ProcessRef, TaskId};
 use crate::logic::lines::Format;
 use crate::logic::process::State;
 
-pub(crate) fn call(
-    request: &Request,
-    ticket: Ticket,
-    shim: &mut Shim,
-) -> Result<Reply, EdgeError> {
+pub(crate) fn call(request: &Request, ticket: Ticket, shim: &mut Shim) -> Result<Reply, EdgeError> {
     let payload = request.payload.as_slice();
     let answer = match request.method.as_str() {
         "State" => state(payload, shim)?,

@@ -27,7 +27,9 @@ pub(crate) fn cleanup(identity: &Identity) -> Result<Exit, Error> {
         if exit.pid == 0 {
             exit = killed(u32::try_from(pid).unwrap_or(0));
         }
-        wharf_runtime::destroy_state(&state.runtime)
+        state
+            .runtime
+            .destroy()
             .map_err(|source| Error::Runtime { step: "take container down", source })?;
         socket = state.socket;
     }

@@ -60,8 +60,7 @@ impl Shim {
         };
         let mounts = runtime_mounts(&request.rootfs);
         let path = rootfs_path(&request.bundle, &spec);
-        let rootfs =
-            if mounts.is_empty() { Rootfs::Path(&path) } else { Rootfs::Mounts(&mounts) };
+        let rootfs = if mounts.is_empty() { Rootfs::Path(&path) } else { Rootfs::Mounts(&mounts) };
         let has_private_pids = has_private_pids(&spec);
         let created = wharf_runtime::create(CreateRequest {
             id: request.id.as_str(),

@@ -39,8 +39,7 @@ impl Shim {
         }
         let container = self.container(None)?;
         let task = &container.created.task;
-        task.destroy()
-            .map_err(|source| Error::Runtime { step: "take container down", source })?;
+        task.destroy().map_err(|source| Error::Runtime { step: "take container down", source })?;
         for exec in self.processes.values().filter(|process| process.exec.is_some()) {
             records::remove_exit(&container.bundle, exec.exec.as_ref())?;
         }
@@ -69,7 +68,11 @@ impl Shim {
         let Some(container) = &self.container else { return };
         let task = &container.created.task;
         if let Err(error) = process::signal(&task.pidfd, libc::SIGKILL) {
-            journal::write(Level::Warn, "init was not killed", &[("error", &journal::chain(&error))]);
+            journal::write(
+                Level::Warn,
+                "init was not killed",
+                &[("error", &journal::chain(&error))],
+            );
         }
         process::wait_end(&task.pidfd, KILL_GRACE);
         if let Some(ended) = process::peek_ended_pid(task.pid) {
@@ -85,8 +88,7 @@ impl Shim {
         }
         let exit = process.exit;
         for ticket in process.waiters {
-            self.completions
-                .push((ticket, exit.map(Outcome::Exited).ok_or(Error::Deleted)));
+            self.completions.push((ticket, exit.map(Outcome::Exited).ok_or(Error::Deleted)));
         }
         self.answer_readers_of(number);
     }

@@ -98,6 +98,7 @@ fn runtime_kind(kind: ErrorKind) -> Kind {
         ErrorKind::Denied => Kind::Denied,
         ErrorKind::Exhausted => Kind::Exhausted,
         ErrorKind::Deadline => Kind::Deadline,
+        ErrorKind::Corrupt => Kind::Corrupt,
         ErrorKind::Unsupported => Kind::Unsupported,
         ErrorKind::Internal => Kind::Internal,
     }

@@ -83,8 +83,9 @@ impl Shim {
         if let Some(input) = &mut process.ends.input {
             let failed = input.fail();
             input.arm(number, &self.poller);
-            self.completions
-                .extend(failed.into_iter().map(|(ticket, result)| (ticket, result.map(|()| Outcome::Done))));
+            self.completions.extend(
+                failed.into_iter().map(|(ticket, result)| (ticket, result.map(|()| Outcome::Done))),
+            );
         }
         process.ends.pty = None;
         process.pidfd = None;

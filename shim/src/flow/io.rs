@@ -40,11 +40,8 @@ impl Shim {
     /// Runs some pumps of a process and tells the poller what they wait for.
     pub(crate) fn run_pumps(&mut self, number: u32, turn: Turn, which: impl Fn(&Pump) -> bool) {
         let Some(process) = self.processes.get_mut(&number) else { return };
-        let mut tools = Tools {
-            scratch: &mut self.scratch,
-            log: self.log.as_mut(),
-            held: &mut process.output,
-        };
+        let mut tools =
+            Tools { scratch: &mut self.scratch, log: self.log.as_mut(), held: &mut process.output };
         for pump in process.ends.pumps.iter_mut().filter(|pump| which(pump)) {
             pump.run(turn, &mut tools);
             pump.arm(number, &tools, &self.poller);
@@ -55,11 +52,8 @@ impl Shim {
     /// Tells the poller what a process' streams wait for.
     pub(crate) fn arm(&mut self, number: u32) {
         let Some(process) = self.processes.get_mut(&number) else { return };
-        let tools = Tools {
-            scratch: &mut self.scratch,
-            log: self.log.as_mut(),
-            held: &mut process.output,
-        };
+        let tools =
+            Tools { scratch: &mut self.scratch, log: self.log.as_mut(), held: &mut process.output };
         for pump in &mut process.ends.pumps {
             pump.arm(number, &tools, &self.poller);
         }
@@ -86,8 +80,9 @@ impl Shim {
         let Some(input) = &mut process.ends.input else { return };
         let written = input.run(&mut self.scratch);
         input.arm(number, &self.poller);
-        self.completions
-            .extend(written.into_iter().map(|(ticket, result)| (ticket, result.map(|()| Outcome::Done))));
+        self.completions.extend(
+            written.into_iter().map(|(ticket, result)| (ticket, result.map(|()| Outcome::Done))),
+        );
         self.touch();
     }
 

@@ -103,16 +103,20 @@ impl Shim {
         let Some(process) = self.processes.get_mut(&reader.number) else {
             return Some((reader.ticket, Err(Error::Deleted)));
         };
+        // First what the reader has is released; then there may be room to read on.
         let was_full = process.output.is_full();
+        if let Err(error) = process.output.take(reader.offset, 0) {
+            return Some((reader.ticket, Err(error.into())));
+        }
+        if was_full && !process.output.is_full() {
+            self.run_pumps(reader.number, Turn::Share, |_| true);
+        }
+        let process = self.processes.get_mut(&reader.number)?;
         let taken = match process.output.take(reader.offset, reader.max_bytes) {
             Ok(taken) => taken,
             Err(error) => return Some((reader.ticket, Err(error.into()))),
         };
         let has_ended = process.exit.is_some() && process.output_ended();
-        if was_full && !process.output.is_full() {
-            // There is room again: read on.
-            self.run_pumps(reader.number, Turn::Share, |_| true);
-        }
         let is_end = has_ended && taken.drained;
         if taken.chunks.is_empty() && !is_end && wait == Wait::Yes {
             return None;

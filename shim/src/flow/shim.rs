@@ -16,9 +16,9 @@ use crate::logic::ids::{ProcessRef, TaskId};
 use crate::logic::lines::Stream;
 use crate::logic::process::State;
 use crate::sys::SysError;
+use crate::sys::clock;
 use crate::sys::memory::{Scratch, trim};
 use crate::sys::poller::Poller;
-use crate::sys::clock;
 
 /// Idle for this long, working memory goes back to the kernel.
 const IDLE: Duration = Duration::from_millis(500);

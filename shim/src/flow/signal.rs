@@ -20,12 +20,7 @@ pub(crate) enum Reach {
 }
 
 impl Shim {
-    pub(crate) fn kill(
-        &mut self,
-        of: &ProcessRef,
-        signal: u32,
-        reach: Reach,
-    ) -> Result<(), Error> {
+    pub(crate) fn kill(&mut self, of: &ProcessRef, signal: u32, reach: Reach) -> Result<(), Error> {
         if signal > MAX_SIGNAL {
             return Err(Error::Signal(signal));
         }
@@ -57,7 +52,8 @@ impl Shim {
 
     fn signal_all(&self, signal: i32) -> Result<(), Error> {
         let task = &self.container(None)?.created.task;
-        task.signal_all(signal).map_err(|source| Error::Runtime { step: "signal container", source })
+        task.signal_all(signal)
+            .map_err(|source| Error::Runtime { step: "signal container", source })
     }
 
     pub(crate) fn pause(&mut self, id: &TaskId) -> Result<(), Error> {
@@ -99,12 +95,7 @@ impl Shim {
         Ok(())
     }
 
-    pub(crate) fn resize(
-        &mut self,
-        of: &ProcessRef,
-        columns: u32,
-        rows: u32,
-    ) -> Result<(), Error> {
+    pub(crate) fn resize(&mut self, of: &ProcessRef, columns: u32, rows: u32) -> Result<(), Error> {
         let process = self.find(of)?;
         let pty = process.ends.pty.as_ref().ok_or(Error::NoTerminal)?;
         match (u16::try_from(columns), u16::try_from(rows)) {

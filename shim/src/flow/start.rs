@@ -19,7 +19,11 @@ impl Shim {
             Ok(()) => {
                 process.state = after;
                 let (name, pid) = (process.name(), process.pid);
-                journal::write(Level::Info, "process started", &[("process", &name), ("pid", &pid)]);
+                journal::write(
+                    Level::Info,
+                    "process started",
+                    &[("process", &name), ("pid", &pid)],
+                );
                 Ok(pid)
             }
             Err(error) => {

@@ -78,7 +78,10 @@ impl Shim {
                 self.completions.push((ticket, Ok(Outcome::Exited(exit))));
             }
             Some(_) | None if process.waiters.len() >= MAX_WAITERS => {
-                return Err(Error::TooMany { what: "calls wait for this process", limit: MAX_WAITERS });
+                return Err(Error::TooMany {
+                    what: "calls wait for this process",
+                    limit: MAX_WAITERS,
+                });
             }
             Some(_) | None => process.waiters.push(ticket),
         }

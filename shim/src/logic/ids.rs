@@ -13,7 +13,9 @@ pub(crate) enum IdError {
     Empty,
     #[error("id has {0} bytes, at most {MAX_ID_LEN} are allowed")]
     TooLong(usize),
-    #[error("id holds a character other than letters, digits, '.', '_' and '-', or begins with '.'")]
+    #[error(
+        "id holds a character other than letters, digits, '.', '_' and '-', or begins with '.'"
+    )]
     Character,
 }
 

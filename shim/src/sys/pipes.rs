@@ -97,7 +97,11 @@ pub(crate) fn open_output(path: &Path) -> Result<OwnedFd, SysError> {
     let is_fifo = std::fs::metadata(path).map_err(failed)?.file_type().is_fifo();
     let mut options = OpenOptions::new();
     options.write(true).custom_flags(libc::O_NONBLOCK);
-    if is_fifo { options.read(true) } else { options.append(true) };
+    if is_fifo {
+        options.read(true)
+    } else {
+        options.append(true)
+    };
     options.open(path).map(OwnedFd::from).map_err(failed)
 }
 

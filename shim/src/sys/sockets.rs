@@ -39,7 +39,11 @@ pub(crate) fn answers(path: &Path) -> bool {
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, SysError> {
     let failed = |source| SysError::new("listen on", path.display().to_string(), source);
     if path.starts_with(SHORT_FOLDER) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(SHORT_FOLDER).map_err(failed)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(SHORT_FOLDER)
+            .map_err(failed)?;
     }
     super::files::remove(path)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
