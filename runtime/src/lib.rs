@@ -1,131 +1,281 @@
 //! OCI runtime for Linux: makes one container out of a spec, and is gone when the call returns.
+//!
+//! Owns namespaces, cgroups, mounts and privileges of a container. It never waits for a container's
+//! end, keeps no state of its own, and starts no thread: the caller, which must have one thread
+//! only, is the container's parent, reaps it and keeps what [`Task::state`] gives.
+//!
+//! ```text
+//! create ─▶ Created (init waits before execve) ─ start ─▶ running ─▶ the caller reaps ─ destroy
+//! ```
 #![deny(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
+use serde::{Deserialize, Serialize};
 
 mod error;
-pub use error::{Error, ErrorKind};
+mod flow;
+mod logic;
+#[allow(unsafe_code)]
+mod sys;
 
-/// What `create` needs to know.
+pub use error::{Error, ErrorKind, Failure};
+
+use flow::cgroup::Cgroup;
+use flow::task::Frozen;
+use sys::channel::Channel;
+
+/// What [`create`] needs to know.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
+    /// Names the container's cgroup where the spec does not.
     pub id: &'a str,
+    /// Relative paths in the spec start here.
     pub bundle: &'a Path,
+    /// The whole spec, resolved: users as numbers, paths inside the container absolute.
     pub spec: &'a Spec,
+    /// The root file system.
     pub rootfs: Rootfs<'a>,
+    /// The three standard descriptors.
     pub stdio: Stdio,
 }
 
+/// Where the root file system comes from.
 #[derive(Debug)]
 pub enum Rootfs<'a> {
-    /// Already mounted.
+    /// Mounted already; relative to the bundle.
     Path(&'a Path),
-    /// Mounted in the container's mount namespace only.
+    /// To be mounted on the spec's `root.path`, in the container's mount namespace only.
     Mounts(&'a [RootfsMount]),
 }
 
+/// One mount, in containerd's words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RootfsMount {
+    /// File system, or `bind`.
     pub kind: String,
+    /// What is mounted.
     pub source: String,
+    /// Below the root; empty for the root itself.
     pub target: String,
+    /// As for mount(8).
     pub options: Vec<String>,
 }
 
+/// The three standard descriptors of a process.
 #[derive(Debug)]
 pub enum Stdio {
+    /// The caller's own.
     Inherit,
+    /// These three.
     Fds {
+        /// Descriptor 0.
         stdin: OwnedFd,
+        /// Descriptor 1.
         stdout: OwnedFd,
+        /// Descriptor 2.
         stderr: OwnedFd,
     },
-    /// Columns, rows.
+    /// A new terminal of the container's own devpts, whose master the caller gets.
     Terminal {
+        /// Columns and rows.
         size: Option<(u16, u16)>,
     },
 }
 
-/// A container whose init waits before its execve.
+/// A container whose init waits for [`Created::start`] before its execve. Dropped without it, the
+/// init ends; the caller still reaps it.
 #[derive(Debug)]
 pub struct Created {
+    /// The container.
     pub task: Task,
+    /// The master of its terminal.
     pub pty: Option<OwnedFd>,
-    /// What was asked and could not be given in full (a limit above ours, …); for the log.
+    /// What was asked and could not be given in full; for the log.
     pub warnings: Vec<String>,
+    gate: Option<Channel>,
 }
 
+/// A container that is there.
 #[derive(Debug)]
 pub struct Task {
+    /// Its init, in the caller's pid namespace.
     pub pid: i32,
+    /// When the init began, in ticks since boot: with the pid it names the process for good.
     pub start_ticks: u64,
+    /// The init.
     pub pidfd: OwnedFd,
+    cgroup: Cgroup,
+    namespaces: u64,
 }
 
+/// A process added to a container.
 #[derive(Debug)]
 pub struct Exec {
+    /// In the caller's pid namespace.
     pub pid: i32,
+    /// As [`Task::start_ticks`].
     pub start_ticks: u64,
+    /// The process.
     pub pidfd: OwnedFd,
+    /// The master of its terminal.
     pub pty: Option<OwnedFd>,
+    /// As [`Created::warnings`].
     pub warnings: Vec<String>,
 }
 
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+/// What a [`Task`] can be made of again in another process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskState {
+    version: u32,
+    /// See [`Task::pid`].
     pub pid: i32,
+    /// See [`Task::start_ticks`].
     pub start_ticks: u64,
+    cgroup: Cgroup,
+    namespaces: u64,
 }
 
-fn soon<T>() -> Result<T, Error> {
-    Err(Error::Unsupported { what: "not there yet".into() })
+impl TaskState {
+    const VERSION: u32 = 1;
 }
 
-pub fn create(_req: CreateRequest<'_>) -> Result<Created, Error> {
-    soon()
+/// Makes a container: namespaces, cgroups, mounts, all done when this returns, and an init that
+/// waits before its execve. The init is a child of the calling process, which must have one thread.
+/// Blocks until the init is ready, two minutes at most. On failure nothing is left behind.
+///
+/// # Errors
+/// A spec that can't be carried out, or the step that failed, here or in the init.
+pub fn create(request: CreateRequest<'_>) -> Result<Created, Error> {
+    flow::create::create(request)
 }
 
 impl Created {
+    /// Lets the init go on; returns when execve has succeeded.
+    ///
+    /// # Errors
+    /// When the program can't be executed; the init is then reaped, and `destroy` is left to do.
     pub fn start(&mut self) -> Result<(), Error> {
-        soon()
+        flow::create::start(self)
     }
 }
 
 impl Task {
-    pub fn exec(&self, _process: &Process, _stdio: Stdio) -> Result<Exec, Error> {
-        soon()
+    /// Adds a process, as a child of the calling process, which must have one thread. Returns when
+    /// its execve has succeeded.
+    ///
+    /// # Errors
+    /// When the init has ended, or the step that failed.
+    pub fn exec(&self, process: &Process, stdio: Stdio) -> Result<Exec, Error> {
+        flow::exec::exec(self, process, &stdio)
     }
-    pub fn signal(&self, _signal: i32) -> Result<(), Error> {
-        soon()
+
+    /// Signals the init.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when it has been reaped.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        use error::Step;
+        match sys::process::pidfd_signal(self.pidfd.as_fd(), signal) {
+            Err(e) if e.raw_os_error() == Some(sys::no::ESRCH) => {
+                Err(Error::Gone { pid: self.pid })
+            }
+            done => Ok(done.step(|| format!("send signal {signal} to {}", self.pid))?),
+        }
     }
-    pub fn signal_all(&self, _signal: i32) -> Result<(), Error> {
-        soon()
+
+    /// Signals every process in the container's cgroup.
+    ///
+    /// # Errors
+    /// When the cgroup can't be read or frozen.
+    pub fn signal_all(&self, signal: i32) -> Result<(), Error> {
+        Ok(flow::task::signal_all(&self.cgroup, signal)?)
     }
+
+    /// All processes, in the caller's pid namespace, sorted.
+    ///
+    /// # Errors
+    /// When the cgroup can't be read.
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
-        soon()
+        Ok(flow::task::pids(&self.cgroup)?)
     }
+
+    /// Makes all processes stand still; returns when they do.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or takes over ten seconds.
     pub fn pause(&self) -> Result<(), Error> {
-        soon()
+        Ok(flow::task::set_frozen(&self.cgroup, Frozen::Yes)?)
     }
+
+    /// Lets all processes go on.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or takes over ten seconds.
     pub fn resume(&self) -> Result<(), Error> {
-        soon()
+        Ok(flow::task::set_frozen(&self.cgroup, Frozen::No)?)
     }
-    pub fn update(&self, _resources: &LinuxResources) -> Result<(), Error> {
-        soon()
+
+    /// Whether the container is paused.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        flow::task::is_frozen(&self.cgroup)
     }
+
+    /// Changes limits; what `resources` does not name stays.
+    ///
+    /// # Errors
+    /// The field that makes no sense, or the value that the kernel refused.
+    pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        self.cgroup.apply(resources)
+    }
+
+    /// How many processes the kernel has killed in this container for want of memory.
+    ///
+    /// # Errors
+    /// When the cgroup can't be read.
     pub fn oom_kills(&self) -> Result<u64, Error> {
-        soon()
+        Ok(flow::task::oom_kills(&self.cgroup)?)
     }
+
+    /// Removes the container's cgroups, killing what is left in them, ten seconds at most. Done
+    /// already is fine. The mounts die with the last process.
+    ///
+    /// # Errors
+    /// When a process can't be killed, or a directory not removed.
     pub fn destroy(&self) -> Result<(), Error> {
-        soon()
+        Ok(flow::task::destroy(&self.cgroup)?)
     }
+
+    /// What to keep for [`Task::load`].
+    #[must_use]
     pub fn state(&self) -> TaskState {
-        TaskState { pid: self.pid, start_ticks: self.start_ticks }
+        TaskState {
+            version: TaskState::VERSION,
+            pid: self.pid,
+            start_ticks: self.start_ticks,
+            cgroup: self.cgroup.clone(),
+            namespaces: self.namespaces,
+        }
     }
-    pub fn load(_state: TaskState) -> Result<Task, Error> {
-        soon()
+
+    /// The task that a state names, if its init is still the same process (a zombie counts).
+    ///
+    /// # Errors
+    /// [`Error::Gone`] when it is not.
+    pub fn load(state: TaskState) -> Result<Self, Error> {
+        flow::task::load(state)
+    }
+}
+
+impl TaskState {
+    /// Like [`Task::destroy`], for a container whose init is gone.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn destroy(&self) -> Result<(), Error> {
+        Ok(flow::task::destroy(&self.cgroup)?)
     }
 }

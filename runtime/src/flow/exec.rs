@@ -1,0 +1,118 @@
+//! One more process in a running container.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use oci_spec::runtime::Process;
+
+use super::console::{self, Console};
+use super::create::{receive, until_exec};
+use super::init::run_child;
+use super::process::{self, Groups};
+use super::task::{kill_and_reap, started};
+use crate::error::{Error, ErrorKind, Failure, Step};
+use crate::logic::message::Message;
+use crate::logic::process_plan::ProcessPlan;
+use crate::sys::channel::Channel;
+use crate::sys::path;
+use crate::sys::process::{self as sys_process, Fork, Parent, ns};
+use crate::{Exec, Stdio, Task};
+
+const SET_UP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// See [`Task::exec`].
+pub(crate) fn exec(task: &Task, process: &Process, stdio: &Stdio) -> Result<Exec, Error> {
+    let plan = ProcessPlan::parse(process, "process")?;
+    if sys_process::pidfd_ended(task.pidfd.as_fd(), Duration::ZERO).step(|| "look at the init")? {
+        return Err(Error::Gone { pid: task.pid });
+    }
+    let (ours, theirs) = Channel::pair().step(|| "make a channel to the process")?;
+    let birthplace = task.cgroup.birthplace()?;
+    // The process is to be our own child and in the container's pid namespace: ours for children is
+    // changed around the clone, so no process in between is needed.
+    let forked = fork_in_pid_namespace(Some(task.pidfd.as_fd()), || {
+        sys_process::fork(0, birthplace.as_ref().map(|fd| fd.as_fd()), Parent::Caller)
+    })?;
+    let (pid, pidfd) = match forked {
+        Fork::Child => {
+            drop(ours);
+            run_child(&theirs, || run(task, &plan, stdio, &theirs))
+        }
+        Fork::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    drop(theirs);
+    let done = until_running(&ours).and_then(|(pty, warnings)| Ok((pty, warnings, started(pid)?)));
+    match done {
+        Ok((pty, warnings, start_ticks)) => Ok(Exec { pid, start_ticks, pidfd, pty, warnings }),
+        Err(error) => Err(kill_and_reap(&pidfd, error)),
+    }
+}
+
+type Running = (Option<std::os::fd::OwnedFd>, Vec<String>);
+
+fn until_running(channel: &Channel) -> Result<Running, Error> {
+    let (pty, warnings) = match receive(channel, SET_UP_DEADLINE)? {
+        (Message::Ready { warnings }, pty) => (pty, warnings),
+        (Message::Failed(failure), _) => return Err(failure.into()),
+        _ => {
+            let text = "neither ready nor failed";
+            return Err(Failure::new(ErrorKind::Internal, "exec", text).into());
+        }
+    };
+    until_exec(channel)?;
+    Ok((pty, warnings))
+}
+
+/// Forks with the children's pid namespace set to that of `target` (a pidfd or a namespace), and
+/// sets it back.
+pub(crate) fn fork_in_pid_namespace(
+    target: Option<BorrowedFd<'_>>,
+    fork: impl FnOnce() -> std::io::Result<Fork>,
+) -> Result<Fork, Error> {
+    let step = || "fork the container's process";
+    let Some(target) = target else { return Ok(fork().step(step)?) };
+    let own = sys_process::open_namespace("/proc/self/ns/pid".as_ref())
+        .step(|| "open our pid namespace")?;
+    sys_process::setns(target, ns::PID).step(|| "join the container's pid namespace")?;
+    let forked = fork();
+    if !matches!(forked, Ok(Fork::Child)) {
+        // Without this every later child would be born in the container.
+        sys_process::setns(own.as_fd(), ns::PID).step(|| "return to our own pid namespace")?;
+    }
+    Ok(forked.step(step)?)
+}
+
+fn run(
+    task: &Task,
+    plan: &ProcessPlan,
+    stdio: &Stdio,
+    channel: &Channel,
+) -> Result<Infallible, Failure> {
+    let mut warnings = Vec::new();
+    sys_process::setsid().step(|| "start a session")?;
+    task.cgroup.enter()?;
+    process::set_oom_score(plan, &mut warnings)?;
+    // The container's processes are about to see this one: no ptrace, no /proc/<pid>/fd
+    // (CVE-2016-9962).
+    sys_process::hide_from_neighbours().step(|| "hide from the container")?;
+    let all = ns::MOUNT | ns::UTS | ns::IPC | ns::NET | ns::CGROUP;
+    let kinds = all | task.namespaces & (ns::USER | ns::TIME);
+    sys_process::setns(task.pidfd.as_fd(), kinds & !ns::PID)
+        .step(|| "join the container's namespaces")?;
+    let groups = if task.namespaces & ns::USER != 0 {
+        crate::sys::cred::become_user(0, 0, None).step(|| "become root of the user namespace")?;
+        Groups::Leave
+    } else {
+        Groups::Set
+    };
+    let root = path::open_root().step(|| "open the container's root")?;
+    let pty = console::connect(stdio, root.as_fd(), plan, Console::Exec)?;
+    process::prepare(plan, groups, &mut warnings)?;
+    let program = process::find_program(plan)?;
+    channel
+        .send(&Message::Ready { warnings }.encode(), pty.as_ref().map(|pty| pty.as_fd()))
+        .step(|| "say that the process is ready")?;
+    drop(pty);
+    Err(process::become_program(plan, &program, 0))
+}

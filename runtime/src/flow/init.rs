@@ -1,0 +1,174 @@
+//! The container's first process, from clone to execve.
+//!
+//! ```text
+//! cgroups, joined namespaces   while everything is still the host's
+//! bind sources, root           taken and mounted; then pivot_root
+//! mounts, /dev, parameters     inside the container's root only
+//! old root                     let go
+//! terminal, user, capabilities
+//! Ready ── wait for Go ── seccomp, execve
+//! ```
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use super::cgroup::Cgroup;
+use super::console::Console;
+use super::process::Groups;
+use super::{console, dev, guard, mounts, process, rootfs};
+use crate::error::{ErrorKind, Failure, Step};
+use crate::logic::message::Message;
+use crate::logic::plan::Plan;
+use crate::sys::channel::{Channel, Received};
+use crate::sys::process::{self as sys_process, ns};
+use crate::sys::{cred, net, path};
+use crate::{Rootfs, Stdio};
+
+/// What the first process has of its parent.
+pub(crate) struct Init<'a> {
+    pub(crate) plan: &'a Plan<'a>,
+    pub(crate) rootfs: &'a Rootfs<'a>,
+    /// Where the root is (or is mounted).
+    pub(crate) root_path: &'a Path,
+    pub(crate) stdio: &'a Stdio,
+    pub(crate) channel: &'a Channel,
+    pub(crate) cgroup: &'a Cgroup,
+    /// Namespaces to join, in order.
+    pub(crate) joins: &'a [(u64, OwnedFd)],
+}
+
+/// Runs a child to its end: the program takes its place, or the failure is told and it exits.
+pub(crate) fn run_child(
+    channel: &Channel,
+    body: impl FnOnce() -> Result<Infallible, Failure>,
+) -> ! {
+    // A panic must not unwind into the parent's half of the code, which this process also has.
+    let failure = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(never)) => match never {},
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::new(ErrorKind::Internal, "set the process up", "panicked"),
+    };
+    let code = failure.exit_code;
+    // Nobody left to tell: the exit code says that it failed.
+    let _ = channel.send(&Message::Failed(failure).encode(), None);
+    sys_process::exit_now(code)
+}
+
+/// Waits for the parent's word. A parent that is gone wants nothing more from us.
+pub(crate) fn wait_for_go(channel: &Channel) -> Result<(), Failure> {
+    let step = || "wait for the parent";
+    match channel.receive(None).step(step)? {
+        Received::Message { bytes, .. } => match Message::decode(&bytes) {
+            Some(Message::Go) => Ok(()),
+            _ => Err(Failure::new(ErrorKind::Internal, step(), "an unknown word")),
+        },
+        Received::Closed => sys_process::exit_now(1),
+    }
+}
+
+impl Init<'_> {
+    /// The whole way.
+    pub(crate) fn run(&self) -> Result<Infallible, Failure> {
+        let mut warnings = Vec::new();
+        let (program, pty) = self.set_up(&mut warnings)?;
+        self.channel
+            .send(&Message::Ready { warnings }.encode(), pty.as_ref().map(|pty| pty.as_fd()))
+            .step(|| "say that the container is ready")?;
+        drop(pty);
+        wait_for_go(self.channel)?;
+        Err(process::become_program(&self.plan.process, &program, 0))
+    }
+
+    fn set_up(&self, warnings: &mut Vec<String>) -> Result<(CString, Option<OwnedFd>), Failure> {
+        let plan = self.plan;
+        let own = plan.namespaces.new;
+        if own & ns::USER != 0 {
+            self.become_root_of_user_namespace()?;
+        }
+        sys_process::setsid().step(|| "start a session")?;
+        self.cgroup.enter()?;
+        process::set_oom_score(&plan.process, warnings)?;
+        // The pid namespace was joined by being born into it.
+        for (kind, fd) in self.joins.iter().filter(|(kind, _)| *kind != ns::PID) {
+            sys_process::setns(fd.as_fd(), *kind).step(|| "join a namespace")?;
+        }
+        if own & ns::CGROUP != 0 {
+            // Only now: its root is the cgroup that the process is in.
+            sys_process::unshare(ns::CGROUP).step(|| "make a cgroup namespace")?;
+        }
+        self.name_and_connect()?;
+        let (root, later) = self.make_root()?;
+        let pty = console::connect(self.stdio, root.as_fd(), &plan.process, Console::Init)?;
+        guard::protect(plan, root.as_fd())?;
+        guard::mask(plan, root.as_fd())?;
+        self.make_working_directory(&root)?;
+        guard::close_later(&later)?;
+        guard::close_root(plan, root.as_fd())?;
+        let groups = if self.groups_denied() { Groups::Leave } else { Groups::Set };
+        process::prepare(&plan.process, groups, warnings)?;
+        let program = process::find_program(&plan.process)?;
+        Ok((program, pty))
+    }
+
+    fn name_and_connect(&self) -> Result<(), Failure> {
+        let plan = self.plan;
+        if let Some(name) = plan.host_name {
+            sys_process::set_host_name(name).step(|| format!("set the host name {name:?}"))?;
+        }
+        if let Some(name) = plan.domain_name {
+            sys_process::set_domain_name(name).step(|| format!("set the domain name {name:?}"))?;
+        }
+        if plan.namespaces.new & ns::NET != 0 {
+            net::loopback_up().step(|| "switch the loopback interface on")?;
+        }
+        Ok(())
+    }
+
+    /// Gives a descriptor of the container's root, which is then the process' own, with all mounts
+    /// in place and the host's out of reach; and the file systems to be made read-only at last.
+    fn make_root(&self) -> Result<(OwnedFd, Vec<OwnedFd>), Failure> {
+        let plan = self.plan;
+        let old_root = path::open_root().step(|| "open the root")?;
+        rootfs::set_propagation(plan.root_propagation)?;
+        let sources = mounts::take(plan, self.cgroup)?;
+        let nodes = dev::take(plan)?;
+        match self.rootfs {
+            Rootfs::Path(_) => rootfs::bind_root(self.root_path)?,
+            Rootfs::Mounts(parts) => rootfs::mount_root(parts, self.root_path)?,
+        }
+        let root = rootfs::pivot(self.root_path, plan.root_propagation)?;
+        path::set_umask(0);
+        let placed = mounts::place(plan, self.cgroup, root.as_fd(), sources)?;
+        dev::fill(plan, root.as_fd(), nodes)?;
+        rootfs::leave_old_root(old_root.as_fd(), root.as_fd(), plan.root_propagation)?;
+        guard::set_parameters(plan, placed.proc.as_ref())?;
+        if let Some(bits) = plan.root_propagation {
+            crate::sys::mount::set_propagation(Path::new("/"), bits)
+                .step(|| "linux.rootfsPropagation: set it")?;
+        }
+        Ok((root, placed.read_only_later))
+    }
+
+    /// A missing working directory is made, as engines expect.
+    fn make_working_directory(&self, root: &OwnedFd) -> Result<(), Failure> {
+        let cwd = &self.plan.process.cwd;
+        path::set_umask(0o022);
+        path::open_or_make(root.as_fd(), cwd, path::Missing::MakeDirectory)
+            .map(drop)
+            .step(|| format!("process.cwd: open {}", cwd.display()))
+    }
+
+    fn become_root_of_user_namespace(&self) -> Result<(), Failure> {
+        self.channel.send(&Message::MapMe.encode(), None).step(|| "ask for id maps")?;
+        wait_for_go(self.channel)?;
+        cred::become_user(0, 0, None).step(|| "become root of the user namespace")
+    }
+
+    fn groups_denied(&self) -> bool {
+        self.plan.namespaces.has(ns::USER)
+            && std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
+    }
+}

@@ -1,0 +1,15 @@
+//! The verbs: where decisions meet effects. `create` and `start` make a container, `init` is what
+//! its first process does on the way to execve, `exec` adds a process, `task` is what may be done
+//! to a container that is there.
+
+pub(crate) mod cgroup;
+pub(crate) mod console;
+pub(crate) mod create;
+pub(crate) mod dev;
+pub(crate) mod exec;
+pub(crate) mod guard;
+pub(crate) mod init;
+pub(crate) mod mounts;
+pub(crate) mod process;
+pub(crate) mod rootfs;
+pub(crate) mod task;

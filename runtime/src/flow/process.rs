@@ -1,0 +1,168 @@
+//! The last stretch of any container process: limits, directory, user, capabilities, program.
+
+use std::ffi::CString;
+use std::path::Path;
+
+use crate::error::{ErrorKind, Failure, Step};
+use crate::logic::capabilities;
+use crate::logic::process_plan::{ProcessPlan, cut_limit};
+use crate::sys::path::{Access, Resolve};
+use crate::sys::{cred, exec, no, path};
+
+/// The exit codes of a shell for a program that it can't start.
+const NOT_FOUND: i32 = 127;
+const NOT_EXECUTABLE: i32 = 126;
+
+/// Sets how willing the kernel is to kill this process. By the host's procfs: to be called before
+/// any of the container's file systems are in sight.
+pub(crate) fn set_oom_score(
+    process: &ProcessPlan,
+    warnings: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let Some(score) = process.oom_score_adj else { return Ok(()) };
+    let file = "/proc/self/oom_score_adj";
+    match std::fs::write(file, score.to_string()) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            let now = std::fs::read_to_string(file).unwrap_or_default();
+            warnings.push(format!(
+                "process.oomScoreAdj {score} is below our own, and lowering it needs CAP_SYS_RESOURCE: left at {}",
+                now.trim()
+            ));
+            Ok(())
+        }
+        done => done.step(|| format!("process.oomScoreAdj: write {score}")),
+    }
+}
+
+fn set_limits(process: &ProcessPlan, warnings: &mut Vec<String>) -> Result<(), Failure> {
+    for limit in &process.limits {
+        let step = || format!("process.rlimits: set {}", limit.name);
+        match cred::set_limit(limit.resource, limit.soft, limit.hard) {
+            Err(e) if e.raw_os_error() == Some(no::EPERM) => {
+                let (_, hard) = cred::limit(limit.resource).step(step)?;
+                let (cut, text) = cut_limit(limit, hard);
+                cred::set_limit(cut.resource, cut.soft, cut.hard).step(step)?;
+                warnings.push(text);
+            }
+            done => done.step(step)?,
+        }
+    }
+    Ok(())
+}
+
+/// Everything but the program itself. What could not be given in full goes to `warnings`.
+pub(crate) fn prepare(
+    process: &ProcessPlan,
+    groups: Groups,
+    warnings: &mut Vec<String>,
+) -> Result<(), Failure> {
+    set_limits(process, warnings)?;
+    path::set_umask(process.umask);
+    let ours = cred::permitted().step(|| "read our capabilities")?;
+    let (sets, missing) = capabilities::within(process.capabilities, ours);
+    if !missing.is_empty() {
+        warnings.push(format!("process.capabilities: not ours to give: {}", missing.join(", ")));
+    }
+    // As the present user first: the directory may be one that only it can enter, or that only the
+    // user to be can.
+    let entered = enter_directory(process);
+    cred::limit_bounding(sets.bounding).step(|| "limit the bounding set")?;
+    cred::keep_over_setuid().step(|| "keep capabilities over setuid")?;
+    let all = (groups == Groups::Set).then_some(process.groups.as_slice());
+    cred::become_user(process.uid, process.gid, all)
+        .step(|| format!("become user {}:{}", process.uid, process.gid))?;
+    if entered.is_err() {
+        enter_directory(process)?;
+    }
+    cred::set_capabilities(sets).step(|| "set capabilities")?;
+    cred::set_ambient(sets.ambient).step(|| "set ambient capabilities")?;
+    if process.no_new_privileges {
+        cred::no_new_privileges().step(|| "set no_new_privs")?;
+    }
+    Ok(())
+}
+
+/// Whether supplementary groups may be set (not in a user namespace that denies it).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Groups {
+    Set,
+    Leave,
+}
+
+/// Changes to the working directory and makes sure that it is inside the root: a descriptor of the
+/// host's that came along must not lead out (CVE-2024-21626).
+fn enter_directory(process: &ProcessPlan) -> Result<(), Failure> {
+    let step = || format!("process.cwd: change to {}", process.cwd.display());
+    let root = path::open_root().step(step)?;
+    use std::os::fd::AsFd;
+    let dir =
+        path::open_at(root.as_fd(), &process.cwd, Access::Directory, Resolve::InRoot).step(step)?;
+    path::change_directory(dir.as_fd()).step(step)?;
+    if path::current_directory().step(step)?.first() != Some(&b'/') {
+        return Err(Failure::new(
+            ErrorKind::Denied,
+            step(),
+            "it is outside of the container's root",
+        ));
+    }
+    Ok(())
+}
+
+/// Finds the program as the process will be: by its user, from its directory, on its PATH.
+pub(crate) fn find_program(process: &ProcessPlan) -> Result<CString, Failure> {
+    let Some(name) = process.args.first() else {
+        return Err(Failure::new(ErrorKind::Invalid, "process.args", "is empty"));
+    };
+    let text = name.to_string_lossy().into_owned();
+    let step = || format!("exec {text:?}");
+    if name.as_bytes().contains(&b'/') {
+        return check_program(name).map(|()| name.clone()).map_err(|e| refused(e, &text));
+    }
+    let mut found = None;
+    for dir in &process.search {
+        // An empty entry means the working directory, as for a shell.
+        let dir = if dir.is_empty() { "." } else { dir };
+        let candidate = crate::sys::c_path(&Path::new(dir).join(&text)).step(step)?;
+        match check_program(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(e) if matches!(e.raw_os_error(), Some(no::ENOENT | no::ENOTDIR)) => {}
+            Err(e) => found = found.or(Some(e)),
+        }
+    }
+    match found {
+        Some(error) => Err(refused(error, &text)),
+        None => {
+            Err(Failure::new(ErrorKind::NotFound, step(), "executable file not found in $PATH")
+                .with_exit_code(NOT_FOUND))
+        }
+    }
+}
+
+fn check_program(path: &CString) -> std::io::Result<()> {
+    exec::may_execute(path)?;
+    let kind = std::fs::metadata(Path::new(std::ffi::OsStr::new(&*path.to_string_lossy())))?;
+    if kind.is_dir() { Err(crate::sys::errno(no::EISDIR)) } else { Ok(()) }
+}
+
+fn refused(error: std::io::Error, name: &str) -> Failure {
+    let code = match error.raw_os_error() {
+        Some(no::ENOENT | no::ENOTDIR) => NOT_FOUND,
+        _ => NOT_EXECUTABLE,
+    };
+    match Err::<(), _>(error).step(|| format!("exec {name:?}")) {
+        Err(failure) => failure.with_exit_code(code),
+        Ok(()) => Failure::new(ErrorKind::Internal, "exec", "no reason"),
+    }
+}
+
+/// Becomes the program; returns only with the reason why not.
+pub(crate) fn become_program(process: &ProcessPlan, program: &CString, preserved: u32) -> Failure {
+    let ready = exec::reset_signals()
+        .step(|| "reset signals")
+        .and_then(|()| exec::close_from_on_exec(3 + preserved).step(|| "close descriptors"));
+    if let Err(failure) = ready {
+        return failure;
+    }
+    let error = exec::execve(program, &process.args, &process.env);
+    refused(error, &program.to_string_lossy())
+}

@@ -1,0 +1,45 @@
+//! What a parent and its forked child say to each other before execve.
+//!
+//! ```text
+//! child                              parent
+//!   ├─ MapMe ───────────────────────▶ (new user namespace only) writes the id maps
+//!   ◀─────────────────────────── Go ──┤
+//!   ├─ Ready {warnings} + pty ──────▶ create returns
+//!   ◀─────────────────────────── Go ──┤ start
+//!   └─ execve closes the channel ───▶ start returns
+//!      or Failed at any point ──────▶ the call fails with it
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Failure;
+
+/// One message.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Message {
+    MapMe,
+    Ready { warnings: Vec<String> },
+    Failed(Failure),
+    Go,
+}
+
+impl Message {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            // The common ones cost no JSON.
+            Self::MapMe => b"M".to_vec(),
+            Self::Go => b"G".to_vec(),
+            Self::Ready { warnings } if warnings.is_empty() => b"R".to_vec(),
+            Self::Ready { .. } | Self::Failed(_) => serde_json::to_vec(self).unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            b"M" => Some(Self::MapMe),
+            b"G" => Some(Self::Go),
+            b"R" => Some(Self::Ready { warnings: Vec::new() }),
+            json => serde_json::from_slice(json).ok(),
+        }
+    }
+}

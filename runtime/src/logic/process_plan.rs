@@ -1,0 +1,193 @@
+//! One process of a container, as its spec says: init's and an exec's alike.
+
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use oci_spec::runtime::{PosixRlimitType, Process};
+
+use super::capabilities;
+use crate::error::Error;
+use crate::sys::cred::CapabilitySets;
+
+/// A resource limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) name: &'static str,
+    /// The kernel's number.
+    pub(crate) resource: u32,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// All that a process needs on its way to execve.
+#[derive(Clone, Debug)]
+pub(crate) struct ProcessPlan {
+    pub(crate) args: Vec<CString>,
+    pub(crate) env: Vec<CString>,
+    /// Where to look for `args[0]` when it has no slash.
+    pub(crate) search: Vec<String>,
+    pub(crate) cwd: PathBuf,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) umask: u32,
+    pub(crate) capabilities: CapabilitySets,
+    pub(crate) limits: Vec<Limit>,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) oom_score_adj: Option<i32>,
+}
+
+impl ProcessPlan {
+    /// Checks and converts; `at` is the JSON path of `process`.
+    pub(crate) fn parse(process: &Process, at: &str) -> Result<Self, Error> {
+        let refuse = |field: &str, reason: &str| Error::Spec {
+            field: format!("{at}.{field}"),
+            reason: reason.to_owned(),
+        };
+        let c = |field: &str, text: &str| {
+            CString::new(text).map_err(|_| refuse(field, "has a NUL byte in it"))
+        };
+        let args = process
+            .args()
+            .iter()
+            .flatten()
+            .map(|arg| c("args", arg))
+            .collect::<Result<Vec<_>, _>>()?;
+        if args.first().is_none_or(|first| first.is_empty()) {
+            return Err(refuse("args", "names no program"));
+        }
+        let env = process
+            .env()
+            .iter()
+            .flatten()
+            .map(|entry| match entry.split_once('=') {
+                Some((name, _)) if !name.is_empty() => c("env", entry),
+                _ => Err(refuse("env", &format!("{entry:?} is not name=value"))),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        // The last PATH counts, as it does for the program.
+        let search =
+            process.env().iter().flatten().rev().find_map(|entry| entry.strip_prefix("PATH="));
+        if !process.cwd().is_absolute() {
+            return Err(refuse("cwd", "must be an absolute path"));
+        }
+        unsupported(process, at)?;
+        Ok(Self {
+            search: search.unwrap_or("").split(':').map(str::to_owned).collect(),
+            cwd: process.cwd().clone(),
+            uid: process.user().uid(),
+            gid: process.user().gid(),
+            groups: process.user().additional_gids().clone().unwrap_or_default(),
+            umask: process.user().umask().unwrap_or(0o022) & 0o777,
+            capabilities: capabilities::sets(process.capabilities().as_ref()),
+            limits: limits(process, at)?,
+            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            oom_score_adj: process.oom_score_adj(),
+            args,
+            env,
+        })
+    }
+}
+
+/// Fields that this version does not carry out are an error, never silence.
+fn unsupported(process: &Process, at: &str) -> Result<(), Error> {
+    let set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    let asked = [
+        ("apparmorProfile", set(process.apparmor_profile())),
+        ("selinuxLabel", set(process.selinux_label())),
+        ("ioPriority", process.io_priority().is_some()),
+        ("scheduler", process.scheduler().is_some()),
+        ("execCPUAffinity", process.exec_cpu_affinity().is_some()),
+    ];
+    match asked.iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(Error::Unsupported { what: format!("{at}.{field}") }),
+        None => Ok(()),
+    }
+}
+
+fn limits(process: &Process, at: &str) -> Result<Vec<Limit>, Error> {
+    let mut all: Vec<Limit> = Vec::new();
+    for (index, limit) in process.rlimits().iter().flatten().enumerate() {
+        let (resource, name) = resource(limit.typ());
+        let refuse =
+            |reason: String| Error::Spec { field: format!("{at}.rlimits[{index}]"), reason };
+        if all.iter().any(|other| other.resource == resource) {
+            return Err(refuse(format!("{name} is named twice")));
+        }
+        if limit.soft() > limit.hard() {
+            return Err(refuse("soft is above hard".to_owned()));
+        }
+        all.push(Limit { name, resource, soft: limit.soft(), hard: limit.hard() });
+    }
+    Ok(all)
+}
+
+fn resource(kind: PosixRlimitType) -> (u32, &'static str) {
+    match kind {
+        PosixRlimitType::RlimitCpu => (0, "RLIMIT_CPU"),
+        PosixRlimitType::RlimitFsize => (1, "RLIMIT_FSIZE"),
+        PosixRlimitType::RlimitData => (2, "RLIMIT_DATA"),
+        PosixRlimitType::RlimitStack => (3, "RLIMIT_STACK"),
+        PosixRlimitType::RlimitCore => (4, "RLIMIT_CORE"),
+        PosixRlimitType::RlimitRss => (5, "RLIMIT_RSS"),
+        PosixRlimitType::RlimitNproc => (6, "RLIMIT_NPROC"),
+        PosixRlimitType::RlimitNofile => (7, "RLIMIT_NOFILE"),
+        PosixRlimitType::RlimitMemlock => (8, "RLIMIT_MEMLOCK"),
+        PosixRlimitType::RlimitAs => (9, "RLIMIT_AS"),
+        PosixRlimitType::RlimitLocks => (10, "RLIMIT_LOCKS"),
+        PosixRlimitType::RlimitSigpending => (11, "RLIMIT_SIGPENDING"),
+        PosixRlimitType::RlimitMsgqueue => (12, "RLIMIT_MSGQUEUE"),
+        PosixRlimitType::RlimitNice => (13, "RLIMIT_NICE"),
+        PosixRlimitType::RlimitRtprio => (14, "RLIMIT_RTPRIO"),
+        PosixRlimitType::RlimitRttime => (15, "RLIMIT_RTTIME"),
+    }
+}
+
+/// A limit that may not be raised to what was asked, cut to the hard limit we have; with the text
+/// of the warning.
+pub(crate) fn cut_limit(limit: &Limit, our_hard: u64) -> (Limit, String) {
+    let cut =
+        Limit { soft: limit.soft.min(our_hard), hard: limit.hard.min(our_hard), ..limit.clone() };
+    let text = format!(
+        "{} {}:{} is above our own hard limit {our_hard}, and raising it needs CAP_SYS_RESOURCE: set to {}:{}",
+        limit.name, limit.soft, limit.hard, cut.soft, cut.hard
+    );
+    (cut, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<ProcessPlan, Error> {
+        ProcessPlan::parse(&serde_json::from_str(json).expect("json"), "process")
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_path() {
+        let field = |json: &str| match parse(json) {
+            Err(Error::Spec { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(field(r#"{"user":{},"cwd":"/","args":[]}"#), "process.args");
+        assert_eq!(field(r#"{"user":{},"cwd":"x","args":["a"]}"#), "process.cwd");
+        assert_eq!(field(r#"{"user":{},"cwd":"/","args":["a"],"env":["x"]}"#), "process.env");
+        let twice = r#"{"user":{},"cwd":"/","args":["a"],"rlimits":[
+            {"type":"RLIMIT_CORE","soft":0,"hard":0},{"type":"RLIMIT_CORE","soft":0,"hard":0}]}"#;
+        assert_eq!(field(twice), "process.rlimits[1]");
+    }
+
+    #[test]
+    fn the_last_path_counts() {
+        let plan = parse(r#"{"user":{},"cwd":"/","args":["a"],"env":["PATH=/x","PATH=/a:/b"]}"#);
+        assert_eq!(plan.expect("valid").search, ["/a", "/b"]);
+    }
+
+    #[test]
+    fn limits_above_ours_are_cut_and_said() {
+        let limit = Limit { name: "RLIMIT_NOFILE", resource: 7, soft: 10, hard: 100 };
+        let (cut, text) = cut_limit(&limit, 50);
+        assert_eq!((cut.soft, cut.hard), (10, 50));
+        assert!(text.contains("CAP_SYS_RESOURCE"));
+    }
+}

@@ -1,0 +1,130 @@
+//! The talk between a parent and the child it has just forked: whole messages, and descriptors.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use super::{check, errno};
+
+/// Longest message; a failure's text is cut to it.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+
+/// Room for a control message with one descriptor, aligned as cmsghdr wants.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// One end of a pair of sockets that keep message boundaries.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+/// What came in.
+pub(crate) enum Received {
+    Message {
+        bytes: Vec<u8>,
+        fd: Option<OwnedFd>,
+    },
+    /// The other end is closed: its process ended or called execve.
+    Closed,
+}
+
+impl Channel {
+    /// Both ends, close-on-exec.
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        let mut fds = [0; 2];
+        // SAFETY: room for two descriptors, which are ours alone after a success.
+        unsafe {
+            check(i64::from(libc::socketpair(
+                libc::AF_UNIX,
+                libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+                0,
+                fds.as_mut_ptr(),
+            )))?;
+            Ok((Self(OwnedFd::from_raw_fd(fds[0])), Self(OwnedFd::from_raw_fd(fds[1]))))
+        }
+    }
+
+    pub(crate) fn send(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let bytes = &bytes[..bytes.len().min(MAX_MESSAGE_BYTES)];
+        let mut iov =
+            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut control = Control([0; 64]);
+        // SAFETY: msghdr is plain data for which zeroes are a valid value.
+        let mut msg: libc::msghdr = unsafe { zeroed() };
+        msg.msg_iov = &mut iov;
+        msg.msg_iovlen = 1;
+        if let Some(fd) = fd {
+            msg.msg_control = control.0.as_mut_ptr().cast();
+            // SAFETY: CMSG_SPACE only computes.
+            msg.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<i32>() as u32) } as _;
+            // SAFETY: the control buffer is aligned and, at 64 bytes, longer than CMSG_SPACE(4), so
+            // the first header and its data of one int lie inside it.
+            unsafe {
+                let header = libc::CMSG_FIRSTHDR(&msg);
+                (*header).cmsg_level = libc::SOL_SOCKET;
+                (*header).cmsg_type = libc::SCM_RIGHTS;
+                (*header).cmsg_len = libc::CMSG_LEN(size_of::<i32>() as u32) as _;
+                libc::CMSG_DATA(header).cast::<i32>().write_unaligned(fd.as_raw_fd());
+            }
+        }
+        // SAFETY: `msg` points at `iov` and `control`, which live through the call; the kernel only
+        // reads what iov points at.
+        check(unsafe { libc::sendmsg(self.0.as_raw_fd(), &msg, libc::MSG_NOSIGNAL) } as i64)?;
+        Ok(())
+    }
+
+    /// Waits for one message.
+    pub(crate) fn receive(&self, within: Option<Duration>) -> io::Result<Received> {
+        if let Some(within) = within
+            && !super::process::poll_in(self.0.as_fd(), within)?
+        {
+            return Err(errno(libc::ETIMEDOUT));
+        }
+        let mut bytes = vec![0; MAX_MESSAGE_BYTES];
+        let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        let mut control = Control([0; 64]);
+        // SAFETY: msghdr is plain data for which zeroes are a valid value.
+        let mut msg: libc::msghdr = unsafe { zeroed() };
+        msg.msg_iov = &mut iov;
+        msg.msg_iovlen = 1;
+        msg.msg_control = control.0.as_mut_ptr().cast();
+        msg.msg_controllen = control.0.len() as _;
+        let length = loop {
+            // SAFETY: `msg` points at buffers of the lengths given, which live through the call.
+            let got =
+                unsafe { libc::recvmsg(self.0.as_raw_fd(), &mut msg, libc::MSG_CMSG_CLOEXEC) };
+            match check(got as i64) {
+                Ok(length) => break length as usize,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.raw_os_error() == Some(libc::ECONNRESET) => break 0,
+                Err(e) => return Err(e),
+            }
+        };
+        if length == 0 {
+            return Ok(Received::Closed);
+        }
+        bytes.truncate(length);
+        Ok(Received::Message { bytes, fd: descriptor_in(&msg) })
+    }
+
+    /// The descriptor, for waiting on it with others.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn descriptor_in(msg: &libc::msghdr) -> Option<OwnedFd> {
+    // SAFETY: `msg` was filled by recvmsg; the CMSG macros stay inside msg_controllen. An
+    // SCM_RIGHTS message of at least one int holds a new descriptor that is ours alone.
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(msg);
+        if header.is_null()
+            || (*header).cmsg_level != libc::SOL_SOCKET
+            || (*header).cmsg_type != libc::SCM_RIGHTS
+            || ((*header).cmsg_len as usize) < libc::CMSG_LEN(size_of::<i32>() as u32) as usize
+        {
+            return None;
+        }
+        Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()))
+    }
+}
