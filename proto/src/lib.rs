@@ -43,6 +43,17 @@ mod generated {
                 include!(concat!(env!("OUT_DIR"), "/containerd.runc.v1.rs"));
             }
         }
+        pub mod bootstrap {
+            include!(concat!(env!("OUT_DIR"), "/containerd.runtime.bootstrap.v1.rs"));
+        }
+        pub mod cgroups {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/io.containerd.cgroups.v1.rs"));
+            }
+            pub mod v2 {
+                include!(concat!(env!("OUT_DIR"), "/io.containerd.cgroups.v2.rs"));
+            }
+        }
         pub mod events {
             include!(concat!(env!("OUT_DIR"), "/containerd.events.rs"));
         }
