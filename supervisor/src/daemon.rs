@@ -16,11 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 use wharf_proto::v1::{
     self, containers_server::ContainersServer, events_server::EventsServer,
-    system_server::SystemServer,
+    images_server::ImagesServer, system_server::SystemServer,
 };
 
 use crate::{
-    api::native::{ContainersApi, EventsApi, SystemApi},
+    api::native::{ContainersApi, EventsApi, ImagesApi, SystemApi},
     config::{Address, Config},
     drivers::{
         content::ContentStore,
@@ -88,6 +88,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     tracing::info!(address = %config.address, pid = std::process::id(), "serving");
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ContainersServer<ContainersApi>>().await;
+    health.set_serving::<ImagesServer<ImagesApi>>().await;
     health.set_serving::<EventsServer<EventsApi>>().await;
     health.set_serving::<SystemServer<SystemApi>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -95,13 +96,14 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(Error::Reflection)?;
-    let Services { events, images: _images, containers, system } = services;
+    let Services { events, images, containers, system } = services;
     let router = server(&config)?
         .add_service(health_service)
         .add_service(reflection)
         .add_service(limited(ContainersServer::new(ContainersApi {
             containers: containers.clone(),
         })))
+        .add_service(ImagesServer::new(ImagesApi { images }).max_decoding_message_size(MAX_MESSAGE))
         .add_service(EventsServer::new(EventsApi { events, containers }))
         .add_service(SystemServer::new(SystemApi { system }));
     tokio::select! {

@@ -125,7 +125,7 @@ impl System {
             memory_bytes: memory_bytes(),
             containers,
             running,
-            images: 0,
+            images: self.images.count(),
             warnings: warnings(),
             hostname: nix::unistd::gethostname()
                 .map(|name| name.to_string_lossy().into_owned())
