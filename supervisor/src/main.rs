@@ -64,7 +64,11 @@ fn main() -> ExitCode {
 }
 
 fn start_log(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::new(&config.log_level);
+    let level = &config.log_level;
+    // A plain level is meant for Wharf; what it is built of speaks up when it warns.
+    let plain = level.bytes().all(|b| b.is_ascii_alphabetic());
+    let filter = if plain { format!("warn,wharf_supervisor={level}") } else { level.clone() };
+    let filter = tracing_subscriber::EnvFilter::new(filter);
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.init(),
