@@ -123,10 +123,17 @@ fn meant(given: &str, names: Vec<String>) -> Vec<String> {
     closest(given, &names).map(|name| format!("Did you mean {name:?}?")).into_iter().collect()
 }
 
-/// The name that is nearest to what was given, if any is near.
+/// The name that is nearest to what was given, if any is near: a slip of a key in four.
 fn closest<'a>(given: &str, names: &'a [String]) -> Option<&'a str> {
-    let scored = names.iter().map(|name| (strsim::jaro_winkler(given, name), name.as_str()));
-    scored.filter(|(score, _)| *score > 0.85).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, n)| n)
+    let slips = 1 + given.chars().count() / 4;
+    let scored = names.iter().map(|name| (strsim::damerau_levenshtein(given, name), name.as_str()));
+    let near = scored.filter(|(distance, name)| *distance <= slips && *distance < name.len());
+    near.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
+}
+
+/// What to say when an image is neither here nor to be had.
+pub(crate) async fn image_hint(context: &Context, image: &str) -> Option<String> {
+    meant(human::familiar(image), image_names(context).await).pop()
 }
 
 async fn container_names(context: &Context) -> Vec<String> {
@@ -158,6 +165,8 @@ mod tests {
         assert_eq!(closest("databse", &names), Some("database"));
         assert_eq!(closest("wbe-1", &names), Some("web-1"));
         assert_eq!(closest("other", &names), None);
+        assert_eq!(closest("wbe", &["web".to_owned()]), Some("web"));
+        assert_eq!(closest("b", &["a".to_owned()]), None);
     }
 
     #[test]

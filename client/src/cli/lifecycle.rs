@@ -20,6 +20,7 @@ pub(crate) async fn each(
     let mut failed = false;
     for name in names {
         match act(name).await {
+            Ok(text) if text.is_empty() => {}
             Ok(text) => output::print_line(&text)?,
             // Nobody listens: so it will be for all the others.
             Err(error)
@@ -215,13 +216,13 @@ pub(crate) async fn wait(context: &Context, args: WaitArgs) -> Result<u8> {
 pub(crate) async fn rm(context: &Context, args: RmArgs) -> Result<u8> {
     let client = context.client().await?;
     each(context, &args.containers, async |name: &str| {
-        let result = client.delete_container(name, args.force).await;
-        match result.as_ref().map_err(wharf_client::Error::kind) {
-            Ok(()) => Ok(name.to_owned()),
-            Err(Kind::Precondition) if !args.force => result
-                .map(|()| String::new())
-                .with_context(|| format!("can't remove {name} (stop it first, or use -f)")),
-            Err(_) => Ok(result.map(|()| String::new())?),
+        match client.delete_container(name, args.force).await {
+            // What shall be gone is gone: told, as Docker does, and no failure.
+            Err(error) if args.force && error.kind() == Kind::NotFound => {
+                output::complain(&format!("wharf: {error}"));
+                Ok(String::new())
+            }
+            other => Ok(other.map(|()| name.to_owned())?),
         }
     })
     .await

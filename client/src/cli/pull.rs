@@ -185,8 +185,8 @@ impl ProgressView {
 
     fn show(&mut self, step: &Progress) -> Result<()> {
         let stage = step.stage();
-        // Only blobs and layers: "manifest" and the like are over before they are read.
-        if self.say == Say::Nothing || !step.item.contains(':') {
+        // Only blobs and layers: the manifest and the like are over before they are read.
+        if self.say == Say::Nothing || !step.item.starts_with("sha256:") {
             return Ok(());
         }
         let name = human::short_id(&step.item).to_owned();

@@ -1,6 +1,6 @@
 //! `run` and `create`.
 
-use std::{fs::File, io::Write as _, path::Path};
+use std::{fs::File, io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use wharf_client::{
@@ -10,6 +10,7 @@ use wharf_client::{
 
 use crate::cli::{
     context::Context,
+    explain,
     interact::{self, Caller, Ended, Options, Signals},
     output,
     parse::keys,
@@ -84,15 +85,16 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<u8> {
     let cidfile = CidFile::open(args.cidfile.as_deref())?;
     let client = context.client().await?;
     if detach {
-        let container =
-            with_image(&client, &args, &spec, async |spec| client.run_container(spec, None).await);
+        let container = with_image(context, &client, &args, &spec, async |spec| {
+            client.run_container(spec, None).await
+        });
         let container = container.await?;
         cidfile.fill(&container.id)?;
         output::print_line(&container.id)?;
         return Ok(0);
     }
     let create = async |spec| client.create_container(spec).await;
-    let container = with_image(&client, &args, &spec, create).await?;
+    let container = with_image(context, &client, &args, &spec, create).await?;
     cidfile.fill(&container.id)?;
     let id = container.id;
     let options = Options {
@@ -104,9 +106,16 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<u8> {
             false => Signals::EndUs,
         },
     };
-    let ended = start_attached(&client, &id, [stdin, stdout, stderr], options).await?;
-    Ok(tell_of(&ended))
+    let ended = start_attached(&client, &id, [stdin, stdout, stderr], options).await;
+    if remove && !matches!(ended, Ok(Ended::Detached | Ended::Signalled(_))) {
+        // So that its name is free when we are gone. Being gone already is an answer too.
+        let gone = client.wait_container(&id, true);
+        let _ = tokio::time::timeout(REMOVAL_LIMIT, gone).await;
+    }
+    Ok(tell_of(&ended?))
 }
+
+const REMOVAL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Attaches first and starts then, so that nothing is missed of a container that is quick, and
 /// removed when it has stopped. The server has taken up the attach once it has begun to answer.
@@ -154,7 +163,7 @@ pub(crate) async fn create(context: &Context, args: CreateArgs) -> Result<u8> {
     let cidfile = CidFile::open(args.cidfile.as_deref())?;
     let client = context.client().await?;
     let create = async |spec| client.create_container(spec).await;
-    let container = with_image(&client, &args, &spec, create).await?;
+    let container = with_image(context, &client, &args, &spec, create).await?;
     cidfile.fill(&container.id)?;
     output::print_line(&container.id)?;
     Ok(0)
@@ -168,15 +177,16 @@ fn closes_stdin(args: &SpecArgs, attached: bool) -> bool {
 
 /// Creates, and pulls the image when `--pull` says so.
 async fn with_image(
+    context: &Context,
     client: &Client,
     args: &SpecArgs,
     spec: &ContainerSpec,
     create: impl AsyncFn(ContainerSpec) -> Result<Container, wharf_client::Error>,
 ) -> Result<Container> {
     let say = if args.quiet { Say::Nothing } else { Say::OnStderr };
-    let pull = async || pull::fetch(client, args.image(), args.platform.as_deref(), say).await;
+    let platform = args.platform.as_deref();
     if args.pull == PullWhen::Always {
-        pull().await?;
+        pull::fetch(client, args.image(), platform, say).await?;
         return Ok(create(spec.clone()).await?);
     }
     match create(spec.clone()).await {
@@ -185,7 +195,12 @@ async fn with_image(
                 let image = pull::with_tag(args.image());
                 output::complain(&format!("Unable to find image '{image}' locally"));
             }
-            pull().await?;
+            if let Err(error) = pull::fetch(client, args.image(), platform, say).await {
+                if let Some(hint) = explain::image_hint(context, args.image()).await {
+                    output::complain(&hint);
+                }
+                return Err(error);
+            }
             Ok(create(spec.clone()).await?)
         }
         other => Ok(other?),
