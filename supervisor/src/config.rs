@@ -157,8 +157,6 @@ struct File {
     cgroup_parent: Option<String>,
     default_network: Option<Network>,
     stop_timeout_seconds: Option<u64>,
-    max_downloads: Option<usize>,
-    insecure_registries: Option<Vec<String>>,
     container_log: ContainerLog,
     tls: Option<TlsFile>,
 }
@@ -189,8 +187,6 @@ const KEYS: &[&str] = &[
     "cgroup_parent",
     "default_network",
     "stop_timeout_seconds",
-    "max_downloads",
-    "insecure_registries",
     "container_log",
     "container_log.max_bytes",
     "container_log.max_files",
@@ -251,10 +247,6 @@ pub struct Config {
     pub default_network: Network,
     /// Between the stop signal and SIGKILL.
     pub stop_timeout: Duration,
-    /// Layers of one pull that are fetched at the same time.
-    pub max_downloads: usize,
-    /// Registries besides loopback that are spoken to without TLS.
-    pub insecure_registries: Vec<String>,
     /// A container's log is rotated beyond this size; 0: never.
     pub container_log_max_bytes: u64,
     /// Rotated logs kept.
@@ -298,14 +290,6 @@ impl Config {
                 problem: "an absolute path without .. is needed, as in /wharf".into(),
             });
         }
-        let max_downloads = file.max_downloads.unwrap_or(3);
-        if max_downloads == 0 {
-            return Err(ConfigError::Value {
-                key: "max_downloads",
-                value: "0".into(),
-                problem: "at least 1 is needed".into(),
-            });
-        }
         Ok(Self {
             root: absolute("root", over.root.or(file.root).unwrap_or("/var/lib/wharf".into()))?,
             state,
@@ -317,8 +301,6 @@ impl Config {
             cgroup_parent,
             default_network: file.default_network.unwrap_or(Network::None),
             stop_timeout: Duration::from_secs(file.stop_timeout_seconds.unwrap_or(10)),
-            max_downloads,
-            insecure_registries: file.insecure_registries.unwrap_or_default(),
             container_log_max_bytes: file.container_log.max_bytes.unwrap_or(64 << 20),
             container_log_max_files: file.container_log.max_files.unwrap_or(3),
             tls,
@@ -399,6 +381,19 @@ mod tests {
             };
             assert_eq!((k.as_str(), n.as_deref()), (key, nearest));
         }
+    }
+
+    #[test]
+    fn the_page_documents_every_key() {
+        let page = include_str!("../../docs/config.md");
+        let example = page.split("```").nth(1).expect("an example");
+        let example = example.strip_prefix("toml").expect("in TOML");
+        parse(Path::new("docs/config.md"), example).expect("the example is valid");
+        let mut documented = super::keys_of("", &example.parse().expect("TOML"));
+        let mut known: Vec<String> = super::KEYS.iter().map(|k| (*k).into()).collect();
+        documented.sort();
+        known.sort();
+        assert_eq!(documented, known);
     }
 
     #[test]
