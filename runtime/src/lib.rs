@@ -15,12 +15,14 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
 
+mod edge;
 mod error;
 mod flow;
 mod logic;
 #[allow(unsafe_code)]
 mod sys;
 
+pub use edge::command_line;
 pub use error::{Error, ErrorKind, Failure};
 
 use flow::cgroup::Cgroup;
@@ -140,6 +142,10 @@ pub struct TaskState {
 
 impl TaskState {
     const VERSION: u32 = 1;
+
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
 }
 
 /// Makes a container: namespaces, cgroups, mounts, all done when this returns, and an init that
@@ -149,7 +155,7 @@ impl TaskState {
 /// # Errors
 /// A spec that can't be carried out, or the step that failed, here or in the init.
 pub fn create(request: CreateRequest<'_>) -> Result<Created, Error> {
-    flow::create::create(request)
+    flow::create::create(&request, &flow::init::Options::default())
 }
 
 impl Created {
@@ -169,7 +175,7 @@ impl Task {
     /// # Errors
     /// When the init has ended, or the step that failed.
     pub fn exec(&self, process: &Process, stdio: Stdio) -> Result<Exec, Error> {
-        flow::exec::exec(self, process, &stdio)
+        flow::exec::exec(self, process, &stdio, 0)
     }
 
     /// Signals the init.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxIdMapping;
 
 use super::cgroup::{self, Cgroup};
-use super::init::{Init, run_child};
+use super::init::{Init, Options, run_child};
 use super::task::{kill_and_reap, started};
 use crate::error::{Error, ErrorKind, Failure, Step};
 use crate::logic::message::Message;
@@ -23,16 +23,16 @@ const SET_UP_DEADLINE: Duration = Duration::from_secs(120);
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// See [`crate::create`].
-pub(crate) fn create(request: CreateRequest<'_>) -> Result<Created, Error> {
+pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<Created, Error> {
     let plan = Plan::parse(request.spec, request.id, request.bundle)?;
     if plan.seccomp.is_some() {
         return Err(Error::Unsupported { what: "linux.seccomp".to_owned() });
     }
-    let root_path = root_path(&request)?;
+    let root_path = root_path(request)?;
     let joins = open_joins(&plan)?;
     let hierarchies = cgroup::host()?;
     let cgroup = Cgroup::create(&hierarchies, &plan.cgroup, plan.resources, &plan.device_rules)?;
-    let made = fork_init(&request, &plan, &root_path, &joins, &cgroup);
+    let made = fork_init(request, options, &plan, &root_path, &joins, &cgroup);
     if made.is_err() {
         // The first failure is the one to report; a cgroup that stays is found by `destroy`.
         let _ = super::task::destroy(&cgroup);
@@ -70,6 +70,7 @@ fn open_joins(plan: &Plan<'_>) -> Result<Vec<(u64, OwnedFd)>, Failure> {
 
 fn fork_init(
     request: &CreateRequest<'_>,
+    options: &Options,
     plan: &Plan<'_>,
     root_path: &Path,
     joins: &[(u64, OwnedFd)],
@@ -95,6 +96,7 @@ fn fork_init(
                 channel: &theirs,
                 cgroup,
                 joins,
+                options,
             };
             run_child(&theirs, || init.run())
         }
@@ -114,7 +116,7 @@ fn fork_init(
             },
             pty,
             warnings,
-            gate: Some(ours),
+            gate: options.listener.is_none().then_some(ours),
         }),
         Err(error) => Err(kill_and_reap(&pidfd, error)),
     }
@@ -182,12 +184,16 @@ pub(crate) fn start(created: &mut Created) -> Result<(), Error> {
     let Some(gate) = created.gate.take() else {
         return Err(Failure::new(ErrorKind::Precondition, "start", "was started already").into());
     };
-    let started = gate
-        .send(&Message::Go.encode(), None)
+    let started = start_through(&gate);
+    started.map_err(|error| kill_and_reap(&created.task.pidfd, error))
+}
+
+/// Tells a waiting init to go on, by its channel or by the socket at which it listens.
+pub(crate) fn start_through(gate: &Channel) -> Result<(), Error> {
+    gate.send(&Message::Go.encode(), None)
         .step(|| "tell the container's init to start")
         .map_err(Error::from)
-        .and_then(|()| until_exec(&gate));
-    started.map_err(|error| kill_and_reap(&created.task.pidfd, error))
+        .and_then(|()| until_exec(gate))
 }
 
 /// Waits until execve has closed the child's end.

@@ -22,7 +22,12 @@ use crate::{Exec, Stdio, Task};
 const SET_UP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// See [`Task::exec`].
-pub(crate) fn exec(task: &Task, process: &Process, stdio: &Stdio) -> Result<Exec, Error> {
+pub(crate) fn exec(
+    task: &Task,
+    process: &Process,
+    stdio: &Stdio,
+    preserved_fds: u32,
+) -> Result<Exec, Error> {
     let plan = ProcessPlan::parse(process, "process")?;
     if sys_process::pidfd_ended(task.pidfd.as_fd(), Duration::ZERO).step(|| "look at the init")? {
         return Err(Error::Gone { pid: task.pid });
@@ -37,7 +42,7 @@ pub(crate) fn exec(task: &Task, process: &Process, stdio: &Stdio) -> Result<Exec
     let (pid, pidfd) = match forked {
         Fork::Child => {
             drop(ours);
-            run_child(&theirs, || run(task, &plan, stdio, &theirs))
+            run_child(&theirs, || run(task, &plan, stdio, &theirs, preserved_fds))
         }
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
@@ -88,6 +93,7 @@ fn run(
     plan: &ProcessPlan,
     stdio: &Stdio,
     channel: &Channel,
+    preserved_fds: u32,
 ) -> Result<Infallible, Failure> {
     let mut warnings = Vec::new();
     sys_process::setsid().step(|| "start a session")?;
@@ -114,5 +120,5 @@ fn run(
         .send(&Message::Ready { warnings }.encode(), pty.as_ref().map(|pty| pty.as_fd()))
         .step(|| "say that the process is ready")?;
     drop(pty);
-    Err(process::become_program(plan, &program, 0))
+    Err(process::become_program(plan, &program, preserved_fds))
 }

@@ -38,6 +38,18 @@ pub(crate) struct Init<'a> {
     pub(crate) cgroup: &'a Cgroup,
     /// Namespaces to join, in order.
     pub(crate) joins: &'a [(u64, OwnedFd)],
+    pub(crate) options: &'a Options,
+}
+
+/// What only the command line asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    /// Where the init waits for `start` once the creating process is gone.
+    pub(crate) listener: Option<OwnedFd>,
+    /// Descriptors from 3 on that the program inherits.
+    pub(crate) preserved_fds: u32,
+    /// The host's root is an initial ramdisk, which can't be pivoted away.
+    pub(crate) no_pivot: bool,
 }
 
 /// Runs a child to its end: the program takes its place, or the failure is told and it exits.
@@ -78,8 +90,20 @@ impl Init<'_> {
             .send(&Message::Ready { warnings }.encode(), pty.as_ref().map(|pty| pty.as_fd()))
             .step(|| "say that the container is ready")?;
         drop(pty);
-        wait_for_go(self.channel)?;
-        Err(process::become_program(&self.plan.process, &program, 0))
+        match &self.options.listener {
+            None => self.go(self.channel, &program),
+            Some(listener) => {
+                let channel =
+                    Channel::accept(listener.as_fd()).step(|| "wait for somebody to start us")?;
+                // From here on that is who is told of failures.
+                run_child(&channel, || self.go(&channel, &program))
+            }
+        }
+    }
+
+    fn go(&self, channel: &Channel, program: &CString) -> Result<Infallible, Failure> {
+        wait_for_go(channel)?;
+        Err(process::become_program(&self.plan.process, program, self.options.preserved_fds))
     }
 
     fn set_up(&self, warnings: &mut Vec<String>) -> Result<(CString, Option<OwnedFd>), Failure> {
@@ -139,11 +163,16 @@ impl Init<'_> {
             Rootfs::Path(_) => rootfs::bind_root(self.root_path)?,
             Rootfs::Mounts(parts) => rootfs::mount_root(parts, self.root_path)?,
         }
-        let root = rootfs::pivot(self.root_path, plan.root_propagation)?;
+        let root = match self.options.no_pivot {
+            false => rootfs::pivot(self.root_path, plan.root_propagation)?,
+            true => rootfs::move_root(self.root_path)?,
+        };
         path::set_umask(0);
         let placed = mounts::place(plan, self.cgroup, root.as_fd(), sources)?;
         dev::fill(plan, root.as_fd(), nodes)?;
-        rootfs::leave_old_root(old_root.as_fd(), root.as_fd(), plan.root_propagation)?;
+        if !self.options.no_pivot {
+            rootfs::leave_old_root(old_root.as_fd(), root.as_fd(), plan.root_propagation)?;
+        }
         guard::set_parameters(plan, placed.proc.as_ref())?;
         if let Some(bits) = plan.root_propagation {
             crate::sys::mount::set_propagation(Path::new("/"), bits)

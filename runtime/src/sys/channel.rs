@@ -106,11 +106,6 @@ impl Channel {
         bytes.truncate(length);
         Ok(Received::Message { bytes, fd: descriptor_in(&msg) })
     }
-
-    /// The descriptor, for waiting on it with others.
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
 }
 
 fn descriptor_in(msg: &libc::msghdr) -> Option<OwnedFd> {
@@ -126,5 +121,73 @@ fn descriptor_in(msg: &libc::msghdr) -> Option<OwnedFd> {
             return None;
         }
         Some(OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<i32>().read_unaligned()))
+    }
+}
+
+/// A place in the file system where one process waits for another to come. Named through a
+/// descriptor of its directory: a socket's name may have no more than 107 bytes.
+fn address(dir: BorrowedFd<'_>, name: &str) -> io::Result<(libc::sockaddr_un, libc::socklen_t)> {
+    let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
+    // SAFETY: sockaddr_un is plain data for which zeroes are a valid value.
+    let mut address: libc::sockaddr_un = unsafe { zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    if path.len() >= address.sun_path.len() {
+        return Err(errno(libc::ENAMETOOLONG));
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok((address, size_of::<libc::sockaddr_un>() as libc::socklen_t))
+}
+
+fn socket(kind: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a success is a new descriptor that is ours alone.
+    unsafe {
+        let fd = check(i64::from(libc::socket(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0)))?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// A socket that listens in `dir`.
+pub(crate) fn listen(dir: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let fd = socket(libc::SOCK_SEQPACKET)?;
+    let (address, length) = address(dir, name)?;
+    // SAFETY: `address` is a whole sockaddr_un of the length given and lives through the call.
+    unsafe {
+        check(i64::from(libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length)))?;
+        check(i64::from(libc::listen(fd.as_raw_fd(), 1)))?;
+    }
+    Ok(fd)
+}
+
+impl Channel {
+    /// Waits for the first to come to a listening socket.
+    pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: null address and length are allowed; a success is a descriptor that is ours alone.
+        unsafe {
+            let fd = check(i64::from(libc::accept4(
+                listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC,
+            )))?;
+            Ok(Self(OwnedFd::from_raw_fd(fd as i32)))
+        }
+    }
+
+    /// Comes to the socket that listens in `dir`.
+    pub(crate) fn connect(dir: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
+        let fd = socket(libc::SOCK_SEQPACKET)?;
+        let (address, length) = address(dir, name)?;
+        // SAFETY: `address` is a whole sockaddr_un of the length given and lives through the call.
+        check(i64::from(unsafe {
+            libc::connect(fd.as_raw_fd(), (&raw const address).cast(), length)
+        }))?;
+        Ok(Self(fd))
+    }
+
+    /// A connected socket made elsewhere.
+    pub(crate) fn over(fd: OwnedFd) -> Self {
+        Self(fd)
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod bpf;
 pub(crate) mod channel;
 pub(crate) mod cred;
 pub(crate) mod exec;
+pub(crate) mod foreground;
 pub(crate) mod mount;
 pub(crate) mod net;
 pub(crate) mod path;

@@ -1,0 +1,354 @@
+//! What the commands print: lists, figures, a default spec, what this runtime can do.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::CommandError;
+use super::container::Container;
+use super::store::Store;
+use crate::flow::cgroup::Cgroup;
+use crate::logic::capabilities::BY_BIT;
+
+/// One line of standard output; a reader that is gone wants no more.
+pub(crate) fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+pub(crate) fn state(container: &Container) {
+    print(&pretty(&container.state()));
+}
+
+/// How a list is to look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Table,
+    Json,
+    Ids,
+}
+
+/// All containers. One that can't be read is named and does not hide the others.
+pub(crate) fn list(store: &Store, form: Form, warn: impl Fn(&str)) -> Result<(), CommandError> {
+    let mut all = Vec::new();
+    for id in store.ids()? {
+        match Container::load(store, &id) {
+            Ok(container) => all.push(container),
+            Err(CommandError::NoContainer { .. }) => {}
+            Err(error) => warn(&format!("{id}: {error}")),
+        }
+    }
+    match form {
+        Form::Ids => all.iter().for_each(|c| print(&c.record.id)),
+        Form::Json => print(&Value::from_iter(all.iter().map(Container::state)).to_string()),
+        Form::Table => {
+            print(&format!(
+                "{:<12}{:<12}{:<12}{:<30}{:<32}OWNER",
+                "ID", "PID", "STATUS", "BUNDLE", "CREATED"
+            ));
+            for c in &all {
+                let owner =
+                    if c.record.owner == 0 { "root".into() } else { c.record.owner.to_string() };
+                print(&format!(
+                    "{:<12}{:<12}{:<12}{:<30}{:<32}{owner}",
+                    c.record.id,
+                    c.task.as_ref().map_or(0, |t| t.pid),
+                    c.status.name(),
+                    c.record.bundle.display().to_string(),
+                    c.record.created,
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The processes: pids as JSON, or ps' own lines about them.
+pub(crate) fn processes(pids: &[i32], form: Form, options: &[String]) -> Result<(), CommandError> {
+    if form == Form::Json {
+        print(&json!(pids).to_string());
+        return Ok(());
+    }
+    let default = ["-ef".to_owned()];
+    let options = if options.is_empty() { &default } else { options };
+    let output = Command::new("ps")
+        .args(options)
+        .output()
+        .map_err(|source| CommandError::File { action: "run", path: "ps".to_owned(), source })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines = text.lines();
+    let head = lines.next().unwrap_or("");
+    let Some(column) = head.split_whitespace().position(|title| title == "PID") else {
+        return Err(CommandError::Usage("ps printed no PID column".to_owned()));
+    };
+    print(head);
+    for line in lines {
+        let pid = line.split_whitespace().nth(column).and_then(|word| word.parse::<i32>().ok());
+        if pid.is_some_and(|pid| pids.contains(&pid)) {
+            print(line);
+        }
+    }
+    Ok(())
+}
+
+/// The figures of `events --stats`, as runc prints them.
+pub(crate) fn stats(id: &str, cgroup: &Cgroup) -> Value {
+    let data = if cgroup.is_v2() { stats_v2(cgroup) } else { stats_v1(cgroup) };
+    json!({"type": "stats", "id": id, "data": data})
+}
+
+fn number(dir: &Path, file: &str) -> u64 {
+    let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+fn table(dir: &Path, file: &str) -> serde_json::Map<String, Value> {
+    let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(key, text)| Some((key.to_owned(), json!(text.trim().parse::<u64>().ok()?))))
+        .collect()
+}
+
+fn field(table: &serde_json::Map<String, Value>, key: &str) -> u64 {
+    table.get(key).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn stats_v1(cgroup: &Cgroup) -> Value {
+    let dir =
+        |controller: &str| cgroup.with(controller).map(|dir| dir.path.clone()).unwrap_or_default();
+    let (cpu, memory, pids) = (dir("cpuacct"), dir("memory"), dir("pids"));
+    let (times, throttle) = (table(&cpu, "cpuacct.stat"), table(&dir("cpu"), "cpu.stat"));
+    let raw = table(&memory, "memory.stat");
+    let part = |name: &str| {
+        json!({
+            "limit": number(&memory, &format!("memory.{name}limit_in_bytes")),
+            "usage": number(&memory, &format!("memory.{name}usage_in_bytes")),
+            "max": number(&memory, &format!("memory.{name}max_usage_in_bytes")),
+            "failcnt": number(&memory, &format!("memory.{name}failcnt")),
+        })
+    };
+    json!({
+        "cpu": {
+            "usage": {
+                "total": number(&cpu, "cpuacct.usage"),
+                // Hundredths of a second.
+                "kernel": field(&times, "system") * 10_000_000,
+                "user": field(&times, "user") * 10_000_000,
+            },
+            "throttling": {
+                "periods": field(&throttle, "nr_periods"),
+                "throttledPeriods": field(&throttle, "nr_throttled"),
+                "throttledTime": field(&throttle, "throttled_time"),
+            },
+        },
+        "memory": {
+            "cache": field(&raw, "cache"),
+            "usage": part(""),
+            "swap": part("memsw."),
+            "kernel": part("kmem."),
+            "kernelTCP": part("kmem.tcp."),
+            "raw": raw,
+        },
+        "pids": {"current": number(&pids, "pids.current"), "limit": number(&pids, "pids.max")},
+        "blkio": {}, "hugetlb": {}, "intel_rdt": {}, "network_interfaces": null,
+    })
+}
+
+fn stats_v2(cgroup: &Cgroup) -> Value {
+    let dir = cgroup.unified().map(|dir| dir.path.clone()).unwrap_or_default();
+    let (cpu, raw) = (table(&dir, "cpu.stat"), table(&dir, "memory.stat"));
+    json!({
+        "cpu": {
+            "usage": {
+                "total": field(&cpu, "usage_usec") * 1000,
+                "kernel": field(&cpu, "system_usec") * 1000,
+                "user": field(&cpu, "user_usec") * 1000,
+            },
+            "throttling": {
+                "periods": field(&cpu, "nr_periods"),
+                "throttledPeriods": field(&cpu, "nr_throttled"),
+                "throttledTime": field(&cpu, "throttled_usec") * 1000,
+            },
+        },
+        "memory": {
+            "cache": field(&raw, "file"),
+            "usage": {
+                "limit": number(&dir, "memory.max"),
+                "usage": number(&dir, "memory.current"),
+                "max": number(&dir, "memory.peak"),
+                "failcnt": field(&table(&dir, "memory.events"), "max"),
+            },
+            "swap": {
+                "limit": number(&dir, "memory.swap.max"),
+                "usage": number(&dir, "memory.swap.current"),
+            },
+            "raw": raw,
+        },
+        "pids": {"current": number(&dir, "pids.current"), "limit": number(&dir, "pids.max")},
+        "blkio": {}, "hugetlb": {}, "intel_rdt": {}, "network_interfaces": null,
+    })
+}
+
+/// A spec to begin with.
+pub(crate) fn default_spec(rootless: Option<(u32, u32)>) -> Value {
+    let caps = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
+    let quiet = ["nosuid", "noexec", "nodev"];
+    let mut mounts = json!([
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
+        {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
+        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": quiet},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs",
+            "options": ["nosuid", "noexec", "nodev", "ro"]},
+        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
+    ]);
+    let mut linux = json!({
+        "resources": {"devices": [{"allow": false, "access": "rwm"}]},
+        "namespaces": [{"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"},
+            {"type": "mount"}, {"type": "cgroup"}],
+        "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys",
+            "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug",
+            "/sys/firmware", "/proc/scsi"],
+        "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+    });
+    if let Some((uid, gid)) = rootless {
+        // One id is mapped, and nothing may be limited: no group 5, no cgroup.
+        mounts[2]["options"] =
+            json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
+        if let Some(list) = mounts.as_array_mut() {
+            list.pop();
+        }
+        linux["resources"] = Value::Null;
+        linux["namespaces"] = json!([{"type": "pid"}, {"type": "ipc"}, {"type": "uts"},
+            {"type": "mount"}, {"type": "cgroup"}, {"type": "user"}]);
+        linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+        linux["gidMappings"] = json!([{"containerID": 0, "hostID": gid, "size": 1}]);
+        mounts[5] = json!({"destination": "/sys", "type": "none", "source": "/sys",
+            "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]});
+        if let Some(linux) = linux.as_object_mut() {
+            linux.remove("resources");
+        }
+    }
+    json!({
+        "ociVersion": "1.2.0",
+        "process": {
+            "terminal": true,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["sh"],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
+            "cwd": "/",
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": true,
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "hostname": "wharf",
+        "mounts": mounts,
+        "linux": linux,
+    })
+}
+
+/// Writes the default spec; one that is there is kept.
+pub(crate) fn write_spec(dir: &Path, rootless: bool) -> Result<(), CommandError> {
+    let ids = (crate::sys::cred::own_uid(), crate::sys::cred::own_gid());
+    let path = dir.join("config.json");
+    let file =
+        |source| CommandError::File { action: "write", path: path.display().to_string(), source };
+    let mut out = fs::File::create_new(&path).map_err(file)?;
+    out.write_all(pretty(&default_spec(rootless.then_some(ids))).as_bytes()).map_err(file)
+}
+
+/// What this runtime can do, in the words of the OCI's features document.
+pub(crate) fn features() {
+    let capabilities: Vec<String> = BY_BIT.iter().map(|c| format!("CAP_{c}")).collect();
+    let options = [
+        "async",
+        "atime",
+        "bind",
+        "defaults",
+        "dev",
+        "diratime",
+        "dirsync",
+        "exec",
+        "iversion",
+        "lazytime",
+        "loud",
+        "mand",
+        "noatime",
+        "nodev",
+        "nodiratime",
+        "noexec",
+        "noiversion",
+        "nolazytime",
+        "nomand",
+        "norelatime",
+        "nostrictatime",
+        "nosuid",
+        "nosymfollow",
+        "private",
+        "ratime",
+        "rbind",
+        "rdev",
+        "rdiratime",
+        "relatime",
+        "remount",
+        "rexec",
+        "rnoatime",
+        "rnodev",
+        "rnodiratime",
+        "rnoexec",
+        "rnorelatime",
+        "rnostrictatime",
+        "rnosuid",
+        "rnosymfollow",
+        "ro",
+        "rprivate",
+        "rrelatime",
+        "rro",
+        "rrw",
+        "rshared",
+        "rslave",
+        "rstrictatime",
+        "rsuid",
+        "rsymfollow",
+        "runbindable",
+        "rw",
+        "shared",
+        "silent",
+        "slave",
+        "strictatime",
+        "suid",
+        "symfollow",
+        "sync",
+        "unbindable",
+    ];
+    print(&pretty(&json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": "1.2.0",
+        "hooks": [],
+        "mountOptions": options.as_slice(),
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
+            "capabilities": capabilities,
+            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "seccomp": {"enabled": false},
+            "apparmor": {"enabled": false},
+            "selinux": {"enabled": false},
+            "intelRdt": {"enabled": false},
+            "mountExtensions": {"idmap": {"enabled": false}},
+        },
+        "annotations": {"dev.wharf.runtime.version": env!("CARGO_PKG_VERSION")},
+    })));
+}
