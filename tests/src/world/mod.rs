@@ -293,7 +293,8 @@ impl World {
     }
 
     fn more_than_daemon(&self, daemon: i32) -> Vec<Trace> {
-        let socket = self.mark.folder.join("w.sock");
+        // The daemon's own; the shims' are further down. It binds under another name first.
+        let own = |path: &str| Path::new(path).parent() == Some(&self.mark.folder);
         let bundles = self.state().join("c");
         let mut left: Vec<_> = self
             .mark
@@ -301,7 +302,7 @@ impl World {
             .into_iter()
             .filter(|trace| match trace {
                 Trace::Process { pid, .. } => *pid != daemon,
-                Trace::Socket(path) => Path::new(path) != socket,
+                Trace::Socket(path) => !own(path),
                 Trace::Cgroup(path) => !path.ends_with(&self.mark.cgroup),
                 Trace::Mount(_) | Trace::Loop(_) => true,
             })

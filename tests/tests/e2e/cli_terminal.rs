@@ -66,8 +66,8 @@ async fn exec_on_a_terminal() -> Result<()> {
     terminal.send("tty; stty size\n")?;
     terminal.expect("/dev/pts/0\r\n24 80").await?;
     // Ctrl-C is for the program inside, not for the client.
-    terminal.send("sleep 1000\n")?;
-    terminal.expect("sleep 1000").await?;
+    terminal.send("echo slee''ping; sleep 1000\n")?;
+    terminal.expect("sleeping").await?;
     terminal.send("\u{3}")?;
     terminal.send("echo inter''rupted; exit 21\n")?;
     terminal.expect("interrupted").await?;

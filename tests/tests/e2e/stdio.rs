@@ -154,7 +154,8 @@ async fn streams_are_apart_and_bytes_are_bytes() -> Result<()> {
     ensure!(outcome.out() == "no newline at the end", "{outcome:?}");
     ensure!(outcome.stderr == b"\0\xff\n\r\n", "{outcome:?}");
     // Attaching afterwards tells the same.
-    let attached = api.attach(all_of(&container.id), &[]).await?;
+    let after = AttachStart { wait_for_start: false, ..all_of(&container.id) };
+    let attached = api.attach(after, &[]).await?;
     ensure!((attached.stdout, attached.stderr) == (outcome.stdout, outcome.stderr));
     ensure!(attached.exit.is_some_and(|e| e.exit_code == 0));
     world.finish().await
