@@ -97,6 +97,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .build_v1()
         .map_err(Error::Reflection)?;
     let Services { events, images, containers, system } = services;
+    let journal = events.clone().keep_bounded();
     let router = server(&config)?
         .add_service(health_service)
         .add_service(reflection)
@@ -106,6 +107,8 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .add_service(ImagesServer::new(ImagesApi { images }).max_decoding_message_size(MAX_MESSAGE))
         .add_service(EventsServer::new(EventsApi { events, containers }))
         .add_service(SystemServer::new(SystemApi { system }));
+    // Ends with the daemon.
+    tokio::spawn(journal);
     tokio::select! {
         served = listener.serve(router) => served?,
         () = asked_to_end()? => tracing::info!("ending; containers run on"),

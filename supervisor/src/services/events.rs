@@ -4,7 +4,7 @@
 //! something that was not kept. Subscribers replay from the store, then follow a broadcast; one that
 //! falls behind the broadcast goes back to the store, and nobody waits for it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -13,8 +13,15 @@ use wharf_proto::kind::Kind;
 use crate::{
     fault::{Detail, Fault},
     ids::Namespace,
-    store::{Error, Ops, Record, Store},
+    store::{Durability, Error, Ops, Record, Store},
 };
+
+/// Events kept.
+const KEPT: u64 = 100_000;
+/// How often older ones are removed.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
+/// Events removed by one commit.
+const TRIM_BATCH: usize = 1000;
 
 /// Events held for subscribers that are a little behind.
 const BROADCAST_LEN: usize = 1024;
@@ -216,6 +223,30 @@ impl Events {
         Ok(Subscription { store, live, filter, next, replay_to: last, since_unix_ns })
     }
 
+    /// Keeps the journal bounded, for as long as it is polled.
+    pub async fn keep_bounded(self) {
+        loop {
+            if let Err(error) = self.trim(KEPT).await {
+                tracing::error!(error = crate::fault::chain(&error), "journal is not trimmed");
+            }
+            tokio::time::sleep(TRIM_EVERY).await;
+        }
+    }
+
+    /// Removes all but the last `kept` events.
+    async fn trim(&self, kept: u64) -> Result<(), Error> {
+        let last = self.store.last_sequence::<Event>()?;
+        let mut first = self.first()?.unwrap_or(last + 1);
+        while first + kept <= last {
+            let to = (first + TRIM_BATCH as u64).min(last + 1 - kept);
+            let mut ops = Ops::new();
+            (first..to).for_each(|sequence| ops.delete::<Event>(&sequence.to_be_bytes()));
+            self.store.commit(ops, Durability::Process).await?;
+            first = to;
+        }
+        Ok(())
+    }
+
     fn first(&self) -> Result<Option<u64>, Error> {
         match self.store.all::<Event>()?.next() {
             None => Ok(None),
@@ -337,6 +368,22 @@ mod tests {
             got.extend(all.next().await.expect("read").into_iter().map(|(n, _)| n));
         }
         assert_eq!(got, (1..=2200).collect::<Vec<u64>>());
+    }
+
+    #[tokio::test]
+    async fn trimmed_events_are_said_to_be_so() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("open");
+        let events = Events::new(store.clone());
+        for _ in 0..25 {
+            tell(&store, &events, "container.start").await;
+        }
+        events.trim(10).await.expect("commit");
+        let error = events.subscribe(Begin::Sequence(15), Filter::default()).expect_err("gone");
+        assert!(matches!(error, SubscribeError::Trimmed { asked: 15, first: 16 }), "{error}");
+        let mut kept = events.subscribe(Begin::Sequence(16), Filter::default()).expect("kept");
+        let got: Vec<u64> = kept.next().await.expect("read").iter().map(|(n, _)| *n).collect();
+        assert_eq!(got, (16..=25).collect::<Vec<u64>>());
     }
 
     #[tokio::test]

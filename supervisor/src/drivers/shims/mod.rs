@@ -20,8 +20,9 @@ pub use launch::Launcher;
 use prost::Message as _;
 use wharf_proto::{
     shim::{
-        CREATE_OPTIONS_TYPE_URL, CreateOptions, ExitRecord, ReadOutputRequest, ReadOutputResponse,
-        SERVICE, STDIO_IN_SHIM, WaitExitRequest, WriteStdinRequest,
+        CREATE_OPTIONS_TYPE_URL, CreateOptions, ExitRecord, InfoRequest, InfoResponse,
+        ReadOutputRequest, ReadOutputResponse, SERVICE, STDIO_IN_SHIM, WaitExitRequest,
+        WriteStdinRequest,
     },
     task::{
         CloseIoRequest, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
@@ -109,6 +110,16 @@ impl Shim {
     pub async fn state(&self) -> Result<StateResponse, ShimError> {
         let request = StateRequest { id: self.id.clone(), exec_id: String::new() };
         self.task("State", &request, SHORT).await
+    }
+
+    /// Execs that were added and not taken away.
+    ///
+    /// # Errors
+    /// [`ShimError`]; UNIMPLEMENTED from a foreign shim.
+    pub async fn execs(&self) -> Result<Vec<String>, ShimError> {
+        let info: InfoResponse =
+            self.client.call(SERVICE, "Info", &InfoRequest {}, Some(SHORT)).await?;
+        Ok(info.exec_ids)
     }
 
     /// How an exec is.
@@ -219,7 +230,8 @@ impl Shim {
         Ok(self.client.call(SERVICE, "WriteStdin", &request, None).await?)
     }
 
-    /// Output of an exec beyond `offset`; an empty answer means: ask again.
+    /// Output of an exec beyond `offset`; an empty answer means: ask again. What is below
+    /// `release_below` (or `offset`) can't be asked for any more.
     ///
     /// # Errors
     /// [`ShimError`].
@@ -227,8 +239,10 @@ impl Shim {
         &self,
         exec_id: &str,
         offset: u64,
+        release_below: Option<u64>,
     ) -> Result<ReadOutputResponse, ShimError> {
-        let request = ReadOutputRequest { exec_id: exec_id.into(), offset, max_bytes: 0 };
+        let request =
+            ReadOutputRequest { exec_id: exec_id.into(), offset, max_bytes: 0, release_below };
         let limit = Some(POLL + SHORT);
         Ok(self.client.call(SERVICE, "ReadOutput", &request, limit).await?)
     }

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use wharf_proto::shim::ExitRecord;
 
 use super::{
-    Error,
+    Error, exec,
     launch::{self, Window},
     machine::{self, End, EndReason, State},
     record::Record,
@@ -259,6 +259,7 @@ impl Driver {
         match Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
             Ok(shim) => {
                 self.watch_exit(&shim, number);
+                self.watch_execs(&shim);
                 self.shim.send_replace(Some(shim));
                 self.change_state(machine::Event::ShimFound, &[], Durability::Process).await;
             }
@@ -351,6 +352,25 @@ impl Driver {
             let result = shim.wait_exit("").await;
             if let Some(queue) = queue.upgrade() {
                 let _ = queue.send(Command::Ended { number, result }).await;
+            }
+        });
+    }
+
+    /// Takes up the execs that the supervisor before this one had started.
+    fn watch_execs(&self, shim: &Shim) {
+        let (tools, shim) = (Arc::clone(&self.tools), shim.clone());
+        let record = Arc::new(self.record.clone());
+        // Ends with the shim's answer.
+        tokio::spawn(async move {
+            match shim.execs().await {
+                Ok(ids) => ids.iter().for_each(|id| exec::watch_end(&tools, &record, &shim, id)),
+                Err(error) => {
+                    tracing::warn!(
+                        container = record.id.short(),
+                        error = fault::chain(&error),
+                        "execs are not known"
+                    );
+                }
             }
         });
     }

@@ -162,12 +162,18 @@ impl ExecSession {
         self.pid
     }
 
-    /// Its output beyond `offset`, both streams counted together; waits for some.
+    /// Its output beyond `offset`, both streams counted together; waits for some. What is below
+    /// `release_below` (or `offset`) can't be asked for any more. Dropping the future loses nothing.
     ///
     /// # Errors
     /// [`Error::Shim`].
-    pub async fn output(&self, offset: u64) -> Result<ExecOutput, Error> {
-        let answer = self.shim.read_output(&self.exec_id, offset).await.map_err(self.failed())?;
+    pub async fn output(
+        &self,
+        offset: u64,
+        release_below: Option<u64>,
+    ) -> Result<ExecOutput, Error> {
+        let answer = self.shim.read_output(&self.exec_id, offset, release_below).await;
+        let answer = answer.map_err(self.failed())?;
         let chunks = answer.chunks.into_iter().map(chunk).collect();
         Ok(ExecOutput { chunks, next_offset: answer.next_offset, eof: answer.eof })
     }
@@ -264,7 +270,7 @@ async fn exec_process(record: &Arc<Record>, request: &ExecRequest) -> Result<Vec
 }
 
 /// Waits for the end in a task of its own, tells it, and takes the exec away some time later.
-fn watch_end(tools: &Arc<Tools>, record: &Arc<Record>, shim: &Shim, exec_id: &str) {
+pub(super) fn watch_end(tools: &Arc<Tools>, record: &Arc<Record>, shim: &Shim, exec_id: &str) {
     let (tools, record) = (Arc::clone(tools), Arc::clone(record));
     let (shim, exec_id) = (shim.clone(), exec_id.to_owned());
     // Ends with the exec or with the shim's connection, and KEEP_ENDED later.

@@ -123,12 +123,16 @@ impl Images {
             });
         }
         let mut layers: Vec<Option<Layer>> = wanted.iter().map(|_| None).collect();
-        // The first error drops the set, which ends the others.
         while let Some(done) = jobs.join_next().await {
-            match done {
-                Ok((index, layer)) => layers[index] = Some(layer?),
+            let layer = match done {
+                Ok((index, layer)) => layer.map(|layer| layers[index] = Some(layer)),
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => return Err(Error::Cancelled),
+                Err(_) => Err(Error::Cancelled),
+            };
+            if let Err(error) = layer {
+                // The others are told to end; what their threads have made so far they throw away.
+                jobs.shutdown().await;
+                return Err(error);
             }
         }
         Ok(layers.into_iter().map(|layer| layer.expect("each job has ended")).collect())

@@ -1,6 +1,6 @@
 //! Exec: one more process, its stdio and its end.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 use wharf_proto::v1::{self, exec_request, exec_response};
@@ -27,12 +27,12 @@ pub(in crate::api::native) async fn serve(
     let Some(exec_request::Kind::Start(start)) = first.and_then(|r| r.kind) else {
         return Err(from_fault(&Error::field("start", "the first message must be `start`")));
     };
-    let detach = start.detach;
+    let (detach, acknowledges) = (start.detach, start.acknowledges);
     let (session, offset) =
         begin(containers, &namespace, start).await.map_err(|e| from_fault(&e))?;
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     // Ends with the client; the process does not.
-    tokio::spawn(run(session, offset, detach, requests, sender));
+    tokio::spawn(run(session, offset, detach, acknowledges, requests, sender));
     Ok(Response::new(ReceiverStream::new(receiver)))
 }
 
@@ -67,6 +67,7 @@ async fn run(
     session: ExecSession,
     offset: u64,
     detach: bool,
+    acknowledges: bool,
     requests: Streaming<v1::ExecRequest>,
     sender: Sender,
 ) {
@@ -75,17 +76,35 @@ async fn run(
     if told.is_err() || detach {
         return;
     }
+    let (acknowledge, acknowledged) = watch::channel(offset);
+    let acknowledged = acknowledges.then_some(acknowledged);
     tokio::select! {
-        () = forward_output(&session, offset, &sender) => {}
-        () = forward_input(&session, requests, &sender) => {}
+        () = forward_output(&session, offset, acknowledged, &sender) => {}
+        () = forward_input(&session, requests, &acknowledge, &sender) => {}
         () = sender.closed() => {}
     }
 }
 
+/// Bytes that were not acknowledged when the shim last heard of it, from which on it is told as soon
+/// as there is more to tell: half of what it keeps.
+const TELL_FROM: u64 = 32 << 10;
+
 /// All output, then the end.
-async fn forward_output(session: &ExecSession, mut offset: u64, sender: &Sender) {
+async fn forward_output(
+    session: &ExecSession,
+    mut offset: u64,
+    mut acknowledged: Option<watch::Receiver<u64>>,
+    sender: &Sender,
+) {
     loop {
-        let output = match session.output(offset).await {
+        let release = acknowledged.as_mut().map(|a| (*a.borrow_and_update()).min(offset));
+        let full = release.is_some_and(|released| offset - released >= TELL_FROM);
+        let output = tokio::select! {
+            output = session.output(offset, release) => output,
+            // The shim may have no room until it hears of this.
+            () = changed(&mut acknowledged), if full => continue,
+        };
+        let output = match output {
             Ok(output) => output,
             Err(error) => {
                 let _ = sender.send(Err(from_fault(&error))).await;
@@ -112,10 +131,21 @@ async fn forward_output(session: &ExecSession, mut offset: u64, sender: &Sender)
     };
 }
 
+async fn changed(acknowledged: &mut Option<watch::Receiver<u64>>) {
+    let changed = match acknowledged {
+        Some(acknowledged) => acknowledged.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
+    }
+}
+
 /// Until the client breaks the connection; the end of what it sends leaves the output going.
 async fn forward_input(
     session: &ExecSession,
     mut requests: Streaming<v1::ExecRequest>,
+    acknowledge: &watch::Sender<u64>,
     sender: &Sender,
 ) {
     loop {
@@ -132,6 +162,18 @@ async fn forward_input(
             Some(exec_request::Kind::Stdin(data)) => session.stdin(data).await,
             Some(exec_request::Kind::CloseStdin(_)) => session.close_stdin().await,
             Some(exec_request::Kind::Resize(size)) => session.resize(window(Some(size))).await,
+            Some(exec_request::Kind::Acknowledged(cursor)) => match cursor.parse::<u64>() {
+                Ok(to) => {
+                    // One that goes back is an old one, late.
+                    acknowledge.send_if_modified(|now| {
+                        let further = to > *now;
+                        *now = to.max(*now);
+                        further
+                    });
+                    Ok(())
+                }
+                Err(_) => Err(Error::Cursor(cursor)),
+            },
             Some(exec_request::Kind::Signal(text)) => match signal("signal", &text) {
                 Ok(Some(signal)) => session.signal(signal).await,
                 Ok(None) => Ok(()),
