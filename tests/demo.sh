@@ -16,14 +16,18 @@ step=0
 say() { step=$((step + 1)); printf '\n%s%d. %s%s\n' "$bold" "$step" "$*" "$off"; }
 note() { printf '   %s\n' "$*"; }
 fail() { printf '%sFAILED: %s%s\n' "$red" "$*" "$off" >&2; exit 1; }
-# Shows the command, then runs it.
-show() { printf '   %s$ %s%s\n' "$dim" "$*" "$off" >&2; "$@"; }
+# Shows the command, then runs it. What it says may go into a pipe; the command itself does not.
+exec 3>&1
+show() { printf '   %s$ %s%s\n' "$dim" "${*//$home/...}" "$off" >&3; "$@"; }
 wharf() { "$bin/wharf" "$@"; }
 
 clean_up() {
     status=$?
-    trap - EXIT INT TERM
-    if [ $status -ne 0 ] && [ -s "$home/wharfd.log" ]; then
+    trap - EXIT
+    # To the end, whatever happens: not even a reader that has gone may stop it.
+    trap '' INT TERM PIPE
+    set +e
+    if [ $status -eq 1 ] && [ -s "$home/wharfd.log" ]; then
         echo "The supervisor's last words:" >&2
         tail -n 20 "$home/wharfd.log" >&2
     fi
@@ -55,6 +59,7 @@ clean_up() {
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
+trap 'exit 141' PIPE
 
 start_supervisor() {
     "$bin/wharfd" --config "$home/config.toml" --root "$home/root" --state "$home/state" \
@@ -79,7 +84,7 @@ say 'A supervisor on folders of its own'
 echo "cgroup_parent = \"/$cgroup\"" >"$home/config.toml"
 start_supervisor
 note "wharfd is process $daemon, its files are in $home"
-show wharf load -i "$home/demo.tar" | sed 's/^/   /'
+show wharf load -i "$home/demo.tar" 2>/dev/null | sed 's/^/   /'
 show wharf run --rm demo | sed 's/^/   /'
 
 say 'A container that counts to 60, ten a second, and exits with 7'
