@@ -3,11 +3,14 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use prost::Message as _;
 use wharf_proto::task::DeleteResponse;
 
 use super::args::{Action, Args, ArgsError};
+use super::bootstrap::{Bootstrap, Environment};
+use super::publisher::Publisher;
 use super::server::Server;
 use super::status::timestamp;
 use crate::flow::boot::{Booted, boot};
@@ -15,7 +18,12 @@ use crate::flow::cleanup::cleanup;
 use crate::flow::{Error, Identity, Shim};
 use crate::logic::ids::TaskId;
 use crate::sys::journal::{self, Level};
-use crate::sys::{SysError, files, process, sockets};
+use crate::sys::{SysError, files, pipes, process, sockets};
+
+/// How long a caller may take to write its parameters. One that holds standard input open without
+/// a word has none.
+const STDIN_PATIENCE: Duration = Duration::from_secs(1);
+const MAX_STDIN: usize = 4 << 20;
 
 /// An action that failed.
 #[derive(Debug, thiserror::Error)]
@@ -74,25 +82,37 @@ fn identity(args: &Args) -> Result<Identity, CommandError> {
 }
 
 fn start(args: &Args) -> Result<(), CommandError> {
-    let identity = identity(args)?;
-    if args.debug {
+    let environment = Environment {
+        ttrpc_address: std::env::var("TTRPC_ADDRESS").ok(),
+        max_shim_version: std::env::var("MAX_SHIM_VERSION").ok(),
+    };
+    let input = pipes::read_stdin(STDIN_PATIENCE, MAX_STDIN);
+    let bootstrap = Bootstrap::new(args, &environment, &input);
+    let mut identity = identity(args)?;
+    if let (Some(folder), None) = (&bootstrap.socket_dir, &args.socket) {
+        identity.socket = sockets::path_in(folder.as_ref(), &identity.bundle);
+    }
+    if bootstrap.debug {
         journal::enable_debug();
     }
     match boot(&identity)? {
-        Booted::Parent { address } => answer(address.as_bytes()),
-        Booted::Server { listener } => serve(identity, listener),
+        Booted::Parent { address } => answer(&bootstrap.answer(&address)),
+        Booted::Server { listener } => serve(identity, listener, &bootstrap),
     }
 }
 
 fn serve(
     identity: Identity,
     listener: std::os::unix::net::UnixListener,
+    bootstrap: &Bootstrap,
 ) -> Result<(), CommandError> {
     let socket = identity.socket.clone();
     let signals = process::signals()?;
+    let publisher =
+        bootstrap.events.as_ref().map(|address| Publisher::new(address, &identity.namespace));
     let mut shim = Shim::new(identity)?;
     journal::write(Level::Info, "shim serves", &[("pid", &std::process::id())]);
-    let result = Server::new(listener, signals).run(&mut shim);
+    let result = Server::new(listener, signals, publisher).run(&mut shim);
     files::remove(&socket)?;
     if let Err(error) = &result {
         journal::write(Level::Error, "loop failed", &[("error", &journal::chain(error))]);

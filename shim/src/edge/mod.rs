@@ -1,8 +1,11 @@
 //! Where the shim meets others: its command line and its socket. Wire types stop here.
 
 mod args;
+mod bootstrap;
 mod commands;
 mod connection;
+mod events;
+mod publisher;
 mod server;
 mod shim_service;
 mod status;

@@ -15,6 +15,7 @@ use wharf_proto::ttrpc::{FLAG_REMOTE_OPEN, FrameType, Header, Request, Response,
 use wharf_proto::{shim, task};
 
 use super::connection::{Connection, Peer};
+use super::publisher::Publisher;
 use super::status::{EdgeError, status};
 use super::{shim_service, task_service};
 use crate::flow::{Completion, Shim, Ticket};
@@ -59,16 +60,22 @@ pub(crate) struct Server {
     connections: BTreeMap<u32, Connection>,
     pending: BTreeMap<Ticket, Pending>,
     next_connection: u32,
+    publisher: Option<Publisher>,
 }
 
 impl Server {
-    pub(crate) fn new(listener: UnixListener, signals: SignalFd) -> Self {
+    pub(crate) fn new(
+        listener: UnixListener,
+        signals: SignalFd,
+        publisher: Option<Publisher>,
+    ) -> Self {
         Self {
             listener,
             signals,
             connections: BTreeMap::new(),
             pending: BTreeMap::new(),
             next_connection: 0,
+            publisher,
         }
     }
 
@@ -76,20 +83,25 @@ impl Server {
     pub(crate) fn run(&mut self, shim: &mut Shim) -> Result<(), SysError> {
         shim.poller().add(&self.listener, Token::Listener, Interest::Read)?;
         shim.poller().add(&self.signals, Token::Signals, Interest::Read)?;
+        if self.publisher.is_some() {
+            shim.follow();
+        }
         let mut leave_at: Option<Instant> = None;
         loop {
-            let timeout = match leave_at {
-                Some(at) => Some(at.saturating_duration_since(clock::now())),
-                None => shim.timeout(),
-            };
+            let wake = self.publisher.as_ref().and_then(Publisher::wake_at);
+            let rest = |at: Instant| at.saturating_duration_since(clock::now());
+            let timeouts = [shim.timeout(), leave_at.map(rest), wake.map(rest)];
+            let timeout = timeouts.into_iter().flatten().min();
             for ready in shim.poller().wait(timeout)? {
                 self.on_ready(ready, shim);
             }
             shim.on_time();
             self.deliver(shim);
+            self.publish(shim);
             if shim.is_stopping() {
                 let at = *leave_at.get_or_insert_with(|| clock::now() + FAREWELL);
-                let is_flushed = self.connections.values().all(Connection::is_flushed);
+                let is_flushed = self.connections.values().all(Connection::is_flushed)
+                    && self.publisher.as_ref().is_none_or(Publisher::is_done);
                 if is_flushed || at <= clock::now() {
                     return Ok(());
                 }
@@ -102,6 +114,11 @@ impl Server {
             Token::Listener => self.on_caller(shim),
             Token::Signals => self.on_signals(shim),
             Token::Connection(number) => self.on_connection(number, ready, shim),
+            Token::Publisher => {
+                if let Some(publisher) = &mut self.publisher {
+                    publisher.on_ready(shim.poller());
+                }
+            }
             token => shim.on_ready(token),
         }
     }
@@ -223,6 +240,15 @@ impl Server {
         for (ticket, result) in shim.take_completions() {
             self.complete((ticket, result), shim);
         }
+    }
+
+    /// What happened goes to whoever follows.
+    fn publish(&mut self, shim: &mut Shim) {
+        let Some(publisher) = &mut self.publisher else { return };
+        for happened in shim.take_events() {
+            publisher.publish(&happened, shim.poller());
+        }
+        publisher.on_time(shim.poller());
     }
 
     fn complete(&mut self, (ticket, result): Completion, shim: &mut Shim) {

@@ -8,10 +8,10 @@
 
 use std::os::unix::net::UnixListener;
 
-use super::Error;
 use super::shim::Identity;
+use super::{Error, records};
 use crate::sys::process::{self, Side};
-use crate::sys::{SysError, files, journal, sockets};
+use crate::sys::{SysError, journal, sockets};
 
 /// Which process came back from [`boot`].
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) fn boot(identity: &Identity) -> Result<Booted, Error> {
         return Ok(Booted::Parent { address });
     }
     let listener = sockets::listen(socket)?;
-    files::write_atomic(&identity.bundle.join("address"), address.as_bytes())?;
+    records::save_address(&identity.bundle, &address)?;
     match process::fork()? {
         Side::Parent => Ok(Booted::Parent { address }),
         Side::Child => {

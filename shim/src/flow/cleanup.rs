@@ -17,7 +17,7 @@ pub(crate) fn cleanup(identity: &Identity) -> Result<Exit, Error> {
     let bundle = &identity.bundle;
     let killed = |pid| Exit::new(pid, Ending::Signal(libc::SIGKILL), false, clock::unix_ns());
     let mut exit = records::load_exit(bundle)?.unwrap_or_else(|| killed(0));
-    let mut socket = identity.socket.clone();
+    let mut socket = records::load_address(bundle).unwrap_or_else(|| identity.socket.clone());
     if let Some(state) = StateRecord::load(bundle)? {
         let (pid, ticks) = (state.runtime.pid, state.runtime.start_ticks);
         if let Some(pidfd) = process::open_pidfd(pid, ticks) {
@@ -35,5 +35,6 @@ pub(crate) fn cleanup(identity: &Identity) -> Result<Exit, Error> {
     }
     records::remove_task(bundle)?;
     files::remove(&socket)?;
+    records::remove_address(bundle)?;
     Ok(exit)
 }

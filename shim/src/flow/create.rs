@@ -6,6 +6,7 @@ use oci_spec::runtime as oci;
 use wharf_runtime::{CreateRequest, Rootfs, RootfsMount};
 
 use super::Error;
+use super::event;
 use super::log::{Log, LogTarget};
 use super::process::Process;
 use super::records::StateRecord;
@@ -105,6 +106,7 @@ impl Shim {
         }
         self.arm(number);
         journal::write(Level::Info, "container created", &[("pid", &pid)]);
+        self.happened(event::created(request, pid));
         Ok(pid)
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Error;
+use super::event::{self, exec_of};
 use super::records;
 use super::shim::{Outcome, Shim};
 use crate::logic::exit::{Ending, Exit};
@@ -27,7 +28,9 @@ impl Shim {
         let exec = self.processes.get(&number).expect("found by the caller");
         records::remove_exit(&bundle, exec.exec.as_ref())?;
         let exit = exec.exit.unwrap_or_else(never_ran);
+        let name = exec_of(exec);
         self.drop_process(number);
+        self.happened(event::Event::Deleted { exec: name, exit });
         self.touch();
         Ok(exit)
     }
@@ -50,13 +53,14 @@ impl Shim {
         for number in numbers {
             self.drop_process(number);
         }
-        if let Some(log) = &self.log {
-            if log.is_blocked() || log.dropped() > 0 {
-                let dropped = log.dropped();
-                journal::write(Level::Error, "log is not whole", &[("dropped", &dropped)]);
-            }
+        if let Some(log) = &self.log
+            && (log.is_blocked() || log.dropped() > 0)
+        {
+            let dropped = log.dropped();
+            journal::write(Level::Error, "log is not whole", &[("dropped", &dropped)]);
         }
         self.log = None;
+        self.happened(event::Event::Deleted { exec: None, exit });
         self.container = None;
         journal::write(Level::Info, "container deleted", &[("code", &exit.exit_code)]);
         memory::trim();

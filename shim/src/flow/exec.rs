@@ -45,10 +45,12 @@ impl Shim {
         });
         let plan = Plan::from_uris(&request.uris, request.terminal.then_some(window))?;
         let number = self.next_number();
+        let name = request.exec.as_str().to_owned();
         let mut exec = Process::new(number, Some(request.exec), request.uris, request.terminal);
         exec.holds_output = plan.stdout == To::Held || plan.stderr == To::Held;
         exec.waiting = Some(Box::new(Waiting { process, plan }));
         self.processes.insert(number, exec);
+        self.happened(super::event::Event::ExecAdded { exec: name });
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::event::{self, exec_of};
 use super::pump::{Pump, Turn};
 use super::records;
 use super::shim::{Outcome, Shim};
@@ -101,12 +102,18 @@ impl Shim {
     pub(crate) fn announce(&mut self, number: u32) {
         let Some(process) = self.processes.get_mut(&number) else { return };
         let Some(exit) = process.exit else { return };
-        process.is_announced = true;
+        if std::mem::replace(&mut process.is_announced, true) {
+            return;
+        }
         for pump in &mut process.ends.pumps {
             pump.close_source(&self.poller);
         }
         for ticket in std::mem::take(&mut process.waiters) {
             self.completions.push((ticket, Ok(Outcome::Exited(exit))));
+        }
+        let exec = exec_of(process);
+        if process.was_started {
+            self.happened(event::Event::Exited { exec, exit });
         }
         self.answer_readers_of(number);
     }
@@ -115,11 +122,11 @@ impl Shim {
     /// kernel has seen to that, and the execs were reaped before the init became a zombie.
     fn end_others(&mut self) {
         let Some(container) = &self.container else { return };
-        if !container.has_private_pids {
-            if let Err(error) = container.created.task.signal_all(libc::SIGKILL) {
-                let error = journal::chain(&error);
-                journal::write(Level::Warn, "processes may be left", &[("error", &error)]);
-            }
+        if !container.has_private_pids
+            && let Err(error) = container.created.task.signal_all(libc::SIGKILL)
+        {
+            let error = journal::chain(&error);
+            journal::write(Level::Warn, "processes may be left", &[("error", &error)]);
         }
         let execs: Vec<(u32, i32)> = self
             .processes

@@ -180,11 +180,11 @@ impl Input {
 
     /// Tells the poller what this waits for.
     pub(crate) fn arm(&mut self, number: u32, poller: &Poller) {
-        if self.is_over {
-            if let (Some(target), true) = (self.target.take(), self.is_watched) {
-                poller.remove(&target);
-                self.is_watched = false;
-            }
+        if self.is_over
+            && let (Some(target), true) = (self.target.take(), self.is_watched)
+        {
+            poller.remove(&target);
+            self.is_watched = false;
         }
         if let Some(target) = &self.target {
             let wanted = !self.queue.is_empty();

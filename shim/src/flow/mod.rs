@@ -8,6 +8,7 @@ pub(crate) mod cleanup;
 mod create;
 mod delete;
 mod error;
+mod event;
 mod exec;
 mod exit;
 mod input;
@@ -25,6 +26,7 @@ mod tell;
 
 pub(crate) use create::{CreateTask, Mount, Options};
 pub(crate) use error::Error;
+pub(crate) use event::{Created as CreatedEvent, Event, Happened};
 pub(crate) use exec::AddExec;
 pub(crate) use log::LogTarget;
 pub(crate) use read_output::ReadOutput;

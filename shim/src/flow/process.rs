@@ -32,6 +32,8 @@ pub(crate) struct Process {
     pub(crate) output: Output,
     /// Output stays here for `ReadOutput`.
     pub(crate) holds_output: bool,
+    /// execve succeeded once.
+    pub(crate) was_started: bool,
     /// OOM kills in the container when this process started.
     pub(crate) oom_kills_before: u64,
     /// Written down, not necessarily announced.
@@ -65,6 +67,7 @@ impl Process {
             ends: Ends::default(),
             output: Output::default(),
             holds_output: false,
+            was_started: false,
             oom_kills_before: 0,
             exit: None,
             is_announced: false,

@@ -83,6 +83,20 @@ pub(crate) fn remove_exit(bundle: &Path, exec: Option<&ExecId>) -> Result<(), Er
     Ok(files::remove(&exit_path(bundle, exec))?)
 }
 
+/// Where the shim of this bundle listens.
+pub(crate) fn save_address(bundle: &Path, address: &str) -> Result<(), Error> {
+    Ok(files::write_atomic(&bundle.join("address"), address.as_bytes())?)
+}
+
+pub(crate) fn load_address(bundle: &Path) -> Option<PathBuf> {
+    let address = String::from_utf8(files::read(&bundle.join("address")).ok()?).ok()?;
+    address.strip_prefix("unix://").map(PathBuf::from)
+}
+
+pub(crate) fn remove_address(bundle: &Path) -> Result<(), Error> {
+    Ok(files::remove(&bundle.join("address"))?)
+}
+
 /// All that tells of the task.
 pub(crate) fn remove_task(bundle: &Path) -> Result<(), Error> {
     remove_exit(bundle, None)?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use wharf_runtime::Created;
 
 use super::Error;
+use super::event::Happened;
 use super::log::Log;
 use super::process::Process;
 use super::pump::SCRATCH;
@@ -73,6 +74,8 @@ pub(crate) struct Shim {
     pub(crate) log: Option<Log>,
     pub(crate) readers: Vec<Reader>,
     pub(crate) completions: Vec<Completion>,
+    pub(crate) events: Vec<Happened>,
+    pub(crate) has_followers: bool,
     next_number: u32,
     /// When working memory is to be freed.
     idle_at: Option<Instant>,
@@ -90,6 +93,8 @@ impl Shim {
             log: None,
             readers: Vec::new(),
             completions: Vec::new(),
+            events: Vec::new(),
+            has_followers: false,
             next_number: 0,
             idle_at: None,
             is_stopping: false,

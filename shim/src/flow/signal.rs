@@ -3,6 +3,7 @@
 use oci_spec::runtime as oci;
 
 use super::Error;
+use super::event::Event as Happening;
 use super::shim::{Shim, Ticket};
 use crate::logic::ids::{ProcessRef, TaskId};
 use crate::logic::process::{Event, State};
@@ -91,7 +92,13 @@ impl Shim {
         if after != init.state || event == Event::Update {
             act(&container.created.task)?;
         }
-        self.processes.get_mut(&number).expect("just found").state = after;
+        let init = self.processes.get_mut(&number).expect("just found");
+        let before = std::mem::replace(&mut init.state, after);
+        match (before, after) {
+            (State::Running, State::Paused) => self.happened(Happening::Paused),
+            (State::Paused, State::Running) => self.happened(Happening::Resumed),
+            _ => {}
+        }
         Ok(())
     }
 

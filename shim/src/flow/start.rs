@@ -2,33 +2,40 @@
 
 use super::Error;
 use super::create::{Started, not_started};
+use super::event::{Event, exec_of};
 use super::shim::Shim;
 use crate::logic::ids::ProcessRef;
-use crate::logic::process::Event;
+use crate::logic::process::Event as Change;
 use crate::sys::journal::{self, Level};
 
 impl Shim {
     /// Answers with the pid.
     pub(crate) fn start(&mut self, of: &ProcessRef) -> Result<i32, Error> {
         let process = self.find(of)?;
-        let after = process.state.after(Event::Start)?;
+        let after = process.state.after(Change::Start)?;
         let (number, is_init) = (process.number, process.exec.is_none());
         let result = if is_init { self.start_init() } else { self.start_exec(number) };
         let process = self.processes.get_mut(&number).expect("found above");
         match result {
             Ok(()) => {
                 process.state = after;
+                process.was_started = true;
                 let (name, pid) = (process.name(), process.pid);
+                let event = match exec_of(process) {
+                    None => Event::Started { pid },
+                    Some(exec) => Event::ExecStarted { exec, pid },
+                };
                 journal::write(
                     Level::Info,
                     "process started",
                     &[("process", &name), ("pid", &pid)],
                 );
+                self.happened(event);
                 Ok(pid)
             }
             Err(error) => {
                 if let Some(exit) = error.exit() {
-                    process.state = process.state.after(Event::StartFailed)?;
+                    process.state = process.state.after(Change::StartFailed)?;
                     self.record(number, exit);
                     self.announce(number);
                 }

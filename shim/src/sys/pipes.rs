@@ -168,3 +168,30 @@ pub(crate) fn create_output(path: &Path) -> Result<OwnedFd, SysError> {
         .map(OwnedFd::from)
         .map_err(failed)
 }
+
+/// Standard input up to its end, as far as it comes in time. A terminal has nothing for us.
+pub(crate) fn read_stdin(patience: std::time::Duration, limit: usize) -> Vec<u8> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    let stdin = std::io::stdin();
+    let mut input = Vec::new();
+    if nix::unistd::isatty(&stdin).unwrap_or(false) {
+        return input;
+    }
+    let until = std::time::Instant::now() + patience;
+    let mut buffer = [0; 4096];
+    while input.len() < limit {
+        let rest = until.saturating_duration_since(std::time::Instant::now());
+        let rest = PollTimeout::from(u16::try_from(rest.as_millis()).unwrap_or(u16::MAX));
+        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut fds, rest), Ok(1..)) {
+            break;
+        }
+        match read(&stdin, &mut buffer) {
+            Ok(Some(0)) | Err(_) => break,
+            Ok(Some(count)) => input.extend_from_slice(&buffer[..count]),
+            Ok(None) => {}
+        }
+    }
+    input
+}

@@ -23,6 +23,11 @@ pub(crate) fn path_for(bundle: &Path, namespace: &str, id: &str) -> PathBuf {
     Path::new(SHORT_FOLDER).join(format!("{:016x}", fnv(&parts.join(&0))))
 }
 
+/// The socket of a bundle in a folder that the caller chose.
+pub(crate) fn path_in(folder: &Path, bundle: &Path) -> PathBuf {
+    folder.join(format!("{:016x}", fnv(bundle.as_os_str().as_bytes())))
+}
+
 /// FNV-1a: the same in every version of the shim, unlike the standard library's hash.
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
@@ -38,18 +43,26 @@ pub(crate) fn answers(path: &Path) -> bool {
 /// Binds and listens, for the owner only. A socket that nobody answers on is replaced.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, SysError> {
     let failed = |source| SysError::new("listen on", path.display().to_string(), source);
-    if path.starts_with(SHORT_FOLDER) {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(SHORT_FOLDER)
-            .map_err(failed)?;
+    if let Some(folder) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     }
     super::files::remove(path)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
+}
+
+/// A connection that is there at once or not at all: a full backlog counts as nobody listening.
+pub(crate) fn connect(path: &Path) -> Result<UnixStream, SysError> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    use std::os::fd::AsRawFd as _;
+
+    let failed = |errno| SysError::new("connect to", path.display().to_string(), errno);
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(failed)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path).map_err(failed)?).map_err(failed)?;
+    Ok(UnixStream::from(socket))
 }
 
 /// One caller, if one waits.

@@ -104,7 +104,10 @@ impl World {
     }
 
     pub(crate) fn command(&self, action: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wharf-shim"));
+        // Figures are of a release build, which a test profile does not make.
+        let built = env!("CARGO_BIN_EXE_wharf-shim").into();
+        let binary = std::env::var_os("WHARF_SHIM").unwrap_or(built);
+        let mut command = Command::new(binary);
         command
             .args(["-namespace", "test", "-id", &self.id, "-address", "/nowhere"])
             .arg("-debug")
