@@ -132,17 +132,23 @@ impl Containerd {
         let [layer] = image.layers.as_slice() else { bail!("an image of one layer is needed") };
         let archive = self.folder.path().join("image.tar");
         fs::write(&archive, image.oci_tar()?).context("write the image")?;
+        let archive = archive.display().to_string();
+        self.ctr(&["image", "import", "--snapshotter", SNAPSHOTTER, &archive])?;
+        // The chain id of a single layer is its diff id.
+        self.parent = layer.diff_id.clone();
+        Ok(())
+    }
+
+    fn ctr(&self, args: &[&str]) -> Result<()> {
         let output = Command::new(host::tool("ctr").context("no ctr")?)
             .args(["--address", &self.socket().display().to_string()])
-            .args(["--namespace", NAMESPACE, "image", "import", "--snapshotter", SNAPSHOTTER])
-            .arg(&archive)
+            .args(["--namespace", NAMESPACE])
+            .args(args)
             .output()
             .context("run ctr")?;
         if !output.status.success() {
-            bail!("ctr image import: {}", String::from_utf8_lossy(&output.stderr));
+            bail!("ctr {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
         }
-        // The chain id of a single layer is its diff id.
-        self.parent = layer.diff_id.clone();
         Ok(())
     }
 
@@ -237,6 +243,17 @@ impl Engine for Containerd {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// By `ctr`: containerd 1.6 leaves pulls to its client.
+    async fn pull(&mut self, reference: &str) -> Result<()> {
+        let args = ["image", "pull", "--plain-http", "--snapshotter", SNAPSHOTTER, reference];
+        tokio::task::block_in_place(|| self.ctr(&args))
+    }
+
+    async fn forget(&mut self, reference: &str) -> Result<()> {
+        // Synchronous: what nothing names any more is gone when it returns.
+        tokio::task::block_in_place(|| self.ctr(&["image", "rm", "--sync", reference]))
     }
 
     fn shims(&self) -> Vec<i32> {

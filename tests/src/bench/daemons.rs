@@ -22,15 +22,24 @@ pub struct Plan {
     pub containers: usize,
     /// Restarts.
     pub restarts: usize,
+    /// Pulls.
+    pub pulls: usize,
 }
 
 impl Plan {
     /// What the README's table is made with.
-    pub const FULL: Self =
-        Self { rounds: 5, lives: 20, lives_each: 8, execs: 30, containers: 50, restarts: 7 };
+    pub const FULL: Self = Self {
+        rounds: 5,
+        lives: 20,
+        lives_each: 8,
+        execs: 30,
+        containers: 50,
+        restarts: 7,
+        pulls: 5,
+    };
     /// To see that all of it works.
     pub const QUICK: Self =
-        Self { rounds: 1, lives: 5, lives_each: 2, execs: 5, containers: 8, restarts: 2 };
+        Self { rounds: 1, lives: 5, lives_each: 2, execs: 5, containers: 8, restarts: 2, pulls: 1 };
 }
 
 /// Callers at the same time.
@@ -51,6 +60,8 @@ pub struct Figures {
     pub idle_rss_kib: u64,
     /// Of the daemon with all containers.
     pub full_rss_kib: u64,
+    /// One pull with unpacking.
+    pub pull: Vec<Duration>,
     /// From the start of the process to its answer with all containers.
     pub restart: Vec<Duration>,
 }
@@ -127,6 +138,17 @@ impl<E: Engine> Peer<E> {
         let lives = (CALLERS * plan.lives_each) as f64;
         self.figures.lives_per_second.push(lives / begin.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// One pull, of something that is not here.
+    ///
+    /// # Errors
+    /// When the daemon fails.
+    pub async fn pull(&mut self, reference: &str) -> Result<()> {
+        let begin = Instant::now();
+        self.engine.pull(reference).await.with_context(|| self.engine.name())?;
+        self.figures.pull.push(begin.elapsed());
+        self.engine.forget(reference).await
     }
 
     /// Starts the containers that stay, and reads memory.

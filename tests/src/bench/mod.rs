@@ -31,6 +31,10 @@ pub trait Engine {
     fn caller(&self) -> Result<impl Caller>;
     /// Starts the killed daemon, asks until it answers with `count` running containers.
     fn restart_until_listed(&mut self, count: usize) -> impl Future<Output = Result<Duration>>;
+    /// Pulls from a registry on loopback and unpacks.
+    fn pull(&mut self, reference: &str) -> impl Future<Output = Result<()>>;
+    /// Removes what was pulled, so that the next pull begins from nothing.
+    fn forget(&mut self, reference: &str) -> impl Future<Output = Result<()>>;
     /// Pids of all shims.
     fn shims(&self) -> Vec<i32>;
     /// Removes all of it.

@@ -48,6 +48,7 @@ impl Row {
         let cells: Vec<_> = self
             .figures
             .iter()
+            .map(|f| f.filter(|f| *f > 0.0))
             .map(|f| f.map_or_else(|| "–".into(), |f| format!("{} {}", number(f), self.unit)))
             .collect();
         let own = self.figures.first().copied().flatten();
@@ -111,6 +112,13 @@ pub fn daemon_rows(peers: &[Option<&Figures>], containers: usize) -> Vec<Row> {
             "10 ×",
         ),
         row("exec of `true`".into(), "ms", false, &|f| median_ms(&f.exec), "< 8 ms"),
+        row(
+            "pull and unpack from a registry on loopback".into(),
+            "ms",
+            false,
+            &|f| median_ms(&f.pull),
+            "2 ×",
+        ),
         row(
             format!("memory of a shim (PSS, of {containers})"),
             "MiB",

@@ -89,6 +89,8 @@ impl Bundle {
             .arg("sh")
             .args([&me, Path::new(LOOP), &runtime.program, self.folder.path()])
             .arg(count.to_string())
+            .env_remove("RUST_BACKTRACE")
+            .env_remove("RUST_LIB_BACKTRACE")
             .stdin(Stdio::null())
             .output()
             .context("run unshare")?;

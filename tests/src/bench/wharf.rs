@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use wharf_proto::v1::{ContainerState, ExecStart, ListContainersRequest};
+use wharf_proto::v1::{
+    ContainerState, DeleteImageRequest, ExecStart, ListContainersRequest, Mount,
+};
 
 use super::{Caller, Engine, memory};
 use crate::{
-    api::{Api, spec},
+    api::{Api, script, spec},
     image::Image,
     wait,
     world::{Options, World},
@@ -28,6 +30,35 @@ impl Wharf {
         // As loud as containerd is told to be.
         let options = Options { config: "log_level = \"error\"\n".into(), ..Default::default() };
         Ok(Self { world: World::cold(options)? })
+    }
+
+    /// MiB a second from a container's stdout into its log: 256 MiB of lines, from the start of
+    /// the container to its exit.
+    ///
+    /// # Errors
+    /// When the container fails.
+    pub async fn log_rate(&mut self) -> Result<f64> {
+        const FILE: usize = 16 << 20;
+        const TIMES: u32 = 16;
+        let lines = self.world.folder().join("lines");
+        std::fs::write(&lines, format!("{}\n", "x".repeat(99)).repeat(FILE / 100))?;
+        let mut spec = script(&format!("for i in $(seq {TIMES}); do cat /lines; done"));
+        spec.mounts = vec![Mount {
+            r#type: "bind".into(),
+            source: lines.display().to_string(),
+            target: "/lines".into(),
+            read_only: true,
+            ..Default::default()
+        }];
+        let mut api = self.world.api()?;
+        let id = api.create(spec).await?.id;
+        let begin = Instant::now();
+        api.start(&id).await?;
+        let exit = api.wait(&id).await?;
+        let took = begin.elapsed();
+        ensure!(exit.exit_code == 0, "{exit:?}");
+        api.remove(&id).await?;
+        Ok(f64::from(TIMES) * 16.0 / took.as_secs_f64())
     }
 
     /// Loads the image.
@@ -78,6 +109,17 @@ impl Engine for Wharf {
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    async fn pull(&mut self, reference: &str) -> Result<()> {
+        self.world.api()?.pull(reference).await?;
+        Ok(())
+    }
+
+    async fn forget(&mut self, reference: &str) -> Result<()> {
+        let request = DeleteImageRequest { image: reference.into(), force: false };
+        self.world.api()?.images.delete(request).await?;
+        Ok(())
     }
 
     fn shims(&self) -> Vec<i32> {

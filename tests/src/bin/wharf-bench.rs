@@ -11,12 +11,13 @@ use wharf_tests::{
         Engine,
         containerd::Containerd,
         daemons::{CALLERS, Peer, Plan},
-        report::{Row, daemon_rows, median_ms, table},
+        report::{Row, daemon_rows, median, median_ms, table},
         runtimes::{self, Bundle},
         wharf::Wharf,
     },
     host,
-    image::{self, BUSYBOX, Image},
+    image::{self, BUSYBOX, Image, Packing, Recipe},
+    registry::Registry,
 };
 
 const BASE: &str = "/tmp";
@@ -53,6 +54,32 @@ fn one_layer_image() -> Result<Image> {
     let mut recipe = image::busybox()?;
     recipe.layers.truncate(1);
     recipe.build(BUSYBOX)
+}
+
+/// Four layers of 16 MiB, half of it noise, so that neither network nor unpacking is free.
+fn large_image() -> Result<Image> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut noise = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    let mut layers = Vec::new();
+    for layer in 0..4 {
+        let mut files = image::Layer::default().folder(&format!("data{layer}"), 0o755);
+        for file in 0..64 {
+            let mut bytes = Vec::with_capacity(256 << 10);
+            while bytes.len() < 256 << 10 {
+                bytes.extend(noise());
+                bytes.extend(b"harbour ");
+            }
+            files = files.file(&format!("data{layer}/{file}"), 0o644, bytes);
+        }
+        layers.push(files);
+    }
+    let config = serde_json::json!({"Cmd": ["/none"]});
+    Recipe { layers, config, packing: Packing::Gzip }.build("large:1")
 }
 
 fn machine() -> String {
@@ -97,6 +124,23 @@ async fn daemons(plan: Plan, image: &Image, wharf: bool, containerd: bool) -> Re
         each!(lives, plan);
         each!(crowd, plan);
     }
+    if let Some(why) = Registry::missing() {
+        eprintln!("no pulls: {why}");
+    } else {
+        let registry = Registry::start().await?;
+        registry.push(&large_image()?, "bench/large", "1")?;
+        let reference = registry.reference("bench/large:1");
+        for pull in 1..=plan.pulls {
+            eprintln!("pull {pull} of {}", plan.pulls);
+            each!(pull, &reference);
+        }
+    }
+    let mut log_rates = Vec::new();
+    if let Some(own) = own.as_mut() {
+        for _ in 0..plan.rounds.min(3) {
+            log_rates.push(own.engine.log_rate().await.context("log")?);
+        }
+    }
     eprintln!("{} containers", plan.containers);
     each!(fill, plan);
     for _ in 0..plan.rounds {
@@ -116,7 +160,14 @@ async fn daemons(plan: Plan, image: &Image, wharf: bool, containerd: bool) -> Re
         Some(peer) => Some(peer.remove(plan).await?),
         None => None,
     };
-    let rows = daemon_rows(&[own.as_ref(), peer.as_ref()], plan.containers);
+    let mut rows = daemon_rows(&[own.as_ref(), peer.as_ref()], plan.containers);
+    rows.push(Row {
+        what: "container output to its log".into(),
+        unit: "MiB/s",
+        more_is_better: true,
+        figures: vec![Some(median(log_rates)), None],
+        budget: "500 MiB/s a core",
+    });
     let lives = plan.rounds * plan.lives;
     Ok(format!(
         "{}\n{lives} lives, {} with {CALLERS} callers, {} execs, {} restarts each.\n",

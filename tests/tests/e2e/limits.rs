@@ -3,9 +3,10 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use wharf_proto::v1::Resources;
+use wharf_proto::v1::{Resources, SubscribeRequest};
 use wharf_tests::{
     api::{script, sleeper, spec},
+    wait::soon,
     world::World,
 };
 
@@ -37,6 +38,16 @@ async fn a_memory_hog_is_killed_and_said_to_be() -> Result<()> {
     let exit = outcome.exit.context("no exit")?;
     ensure!(exit.oom_killed && exit.exit_code == 137 && exit.signal == 9, "{exit:?}");
     ensure!(exit.reason == "oom", "{exit:?}");
+    let all = SubscribeRequest {
+        from_sequence: 1,
+        topics: vec!["container.oom".into(), "container.exit".into()],
+        ..Default::default()
+    };
+    let mut events = api.events.subscribe(all).await?.into_inner();
+    for topic in ["container.oom", "container.exit"] {
+        let event = soon("an event", events.message()).await?.context("the stream ended")?;
+        ensure!(event.topic == topic, "{event:?}");
+    }
     world.finish().await
 }
 

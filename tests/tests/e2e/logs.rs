@@ -7,7 +7,7 @@ use wharf_proto::v1::{LogEntry, LogsRequest, Stream};
 use wharf_tests::{
     api::{Api, script},
     wait::soon,
-    world::World,
+    world::{Options, World},
 };
 
 async fn entries(api: &mut Api, request: LogsRequest) -> Result<Vec<LogEntry>> {
@@ -89,5 +89,30 @@ async fn long_lines_and_the_format_on_disk() -> Result<()> {
         ensure!(time.is_some_and(|t| t.contains('T') && t.len() >= 20), "{line}");
         ensure!(stream == Some("stdout") && matches!(tag, Some("F" | "P")), "{line}");
     }
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_rotated_log_is_bounded_and_ends_whole() -> Result<()> {
+    let options = Options {
+        config: "[container_log]\nmax_bytes = 1000000\nmax_files = 2\n".into(),
+        ..Default::default()
+    };
+    let world = World::with(options).await?;
+    let mut api = world.with_busybox().await?;
+    const LAST: u64 = 900_000;
+    let (container, outcome) = api.run_to_end(script(&format!("seq 1 {LAST}"))).await?;
+    let text = outcome.out();
+    let numbers: Vec<u64> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
+    ensure!(numbers.last() == Some(&LAST), "the end is missing");
+    ensure!(numbers.windows(2).all(|w| w[1] == w[0] + 1), "a gap in what is kept");
+    ensure!(numbers.len() > 20_000 && numbers[0] > 1, "{} lines kept", numbers.len());
+    let folder = std::path::Path::new(&container.log_path).parent().context("no folder")?;
+    let mut bytes = 0;
+    for path in wharf_tests::leak::tree(folder) {
+        bytes += fs::metadata(folder.join(path))?.len();
+    }
+    // The present one and two rotated, each a little over the limit at most.
+    ensure!(bytes < 3_500_000, "{bytes} bytes on disk");
     world.finish().await
 }

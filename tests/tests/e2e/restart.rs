@@ -9,6 +9,7 @@ use wharf_proto::v1::{
 };
 use wharf_tests::{
     api::{Api, script, sleeper},
+    image,
     wait::{self, soon},
     world::World,
 };
@@ -311,5 +312,50 @@ async fn a_polite_end_leaves_containers_running() -> Result<()> {
     world.restart().await?;
     let mut api = world.api()?;
     ensure!(pid_of(&mut api, &id).await? == pid);
+    world.finish().await
+}
+
+#[tokio::test]
+async fn killed_in_the_middle_of_an_import() -> Result<()> {
+    let mut world = World::start().await?;
+    let mut recipe = image::busybox()?;
+    // Large enough to be caught in all stages.
+    let noise: Vec<u8> =
+        (0..6_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    recipe.layers.push(image::Layer::default().file("noise", 0o644, noise));
+    let built = recipe.build(image::BUSYBOX)?;
+    let archive = std::sync::Arc::new(built.oci_tar()?);
+    for round in 0..8_u64 {
+        let import = tokio::spawn({
+            let (mut api, archive) = (world.api()?, archive.clone());
+            async move { api.import(&archive, "").await }
+        });
+        tokio::time::sleep(Duration::from_millis(5 + round * 25)).await;
+        world.kill9()?;
+        let acknowledged = import.await?.is_ok();
+        world.restart().await.with_context(|| format!("round {round}"))?;
+        let mut api = world.api()?;
+        crate::images::nothing_half_done(&world).await?;
+        let listed = api
+            .images
+            .list(wharf_proto::v1::ListImagesRequest::default())
+            .await?
+            .into_inner()
+            .images;
+        ensure!(!acknowledged || listed.len() == 1, "round {round}: lost an image");
+        if !listed.is_empty() {
+            // What is listed works.
+            let (_, outcome) = api.run_to_end(script("wc -c < /noise")).await?;
+            ensure!(outcome.out() == "6000000\n", "round {round}: {outcome:?}");
+            api.delete_all().await?;
+            let request =
+                wharf_proto::v1::DeleteImageRequest { image: image::BUSYBOX.into(), force: false };
+            api.images.delete(request).await?;
+        }
+    }
+    let mut api = world.api()?;
+    api.import(&archive, "").await?;
+    let (_, outcome) = api.run_to_end(script("wc -c < /noise")).await?;
+    ensure!(outcome.out() == "6000000\n", "{outcome:?}");
     world.finish().await
 }
