@@ -24,9 +24,11 @@ mod sys;
 
 pub use edge::command_line;
 pub use error::{Error, ErrorKind, Failure};
+pub use oci_spec;
 
 use flow::cgroup::Cgroup;
 use flow::task::Frozen;
+use logic::seccomp::Filter;
 use sys::channel::Channel;
 
 /// What [`create`] needs to know.
@@ -111,6 +113,7 @@ pub struct Task {
     pub pidfd: OwnedFd,
     cgroup: Cgroup,
     namespaces: u64,
+    seccomp: Option<Filter>,
 }
 
 /// A process added to a container.
@@ -138,6 +141,7 @@ pub struct TaskState {
     pub start_ticks: u64,
     cgroup: Cgroup,
     namespaces: u64,
+    seccomp: Option<Filter>,
 }
 
 impl TaskState {
@@ -264,6 +268,7 @@ impl Task {
             start_ticks: self.start_ticks,
             cgroup: self.cgroup.clone(),
             namespaces: self.namespaces,
+            seccomp: self.seccomp.clone(),
         }
     }
 

@@ -29,6 +29,7 @@ fn main() {
         ("state_and_load", state_and_load),
         ("failures_leave_nothing", failures_leave_nothing),
         ("many_layers", many_layers),
+        ("seccomp_filters", seccomp_filters),
     ]);
 }
 
@@ -290,5 +291,35 @@ fn failures_leave_nothing() -> Check {
     w.same("a dropped one ends", world::reap_fd(&pidfd)?, Ended::Code(1))?;
     task.destroy()?;
     let _ = RootfsMount::default();
+    Ok(())
+}
+
+fn seccomp_filters() -> Check {
+    for no_new_privileges in [true, false] {
+        let mut w = World::new()?;
+        w.sh("mkdir /tmp/x 2>&1; grep -E 'Seccomp:|CapEff' /proc/self/status; touch /tmp/ready; sleep 100");
+        w.spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        w.spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 122}]});
+        let (stdio, out) = world::pipes()?;
+        let mut created = w.create(None, stdio)?;
+        created.start()?;
+        let process: Process = serde_json::from_value(
+            json!({"user": {"uid": 0, "gid": 0}, "cwd": "/",
+            "args": ["mkdir", "/tmp/y"], "env": ["PATH=/bin"], "noNewPrivileges": no_new_privileges}),
+        )?;
+        let ready = w.root().join("tmp/ready");
+        world::until("the script", || Ok(ready.exists()))?;
+        let (stdio, err) = world::pipes()?;
+        let exec = created.task.exec(&process, stdio)?;
+        let err = world::read_to_end(err)?;
+        world::reap_fd(&exec.pidfd)?;
+        end(&created.task)?;
+        let out = world::read_to_end(out)?;
+        w.has(&err, "quota exceeded")?;
+        w.has(&out, "quota exceeded")?;
+        w.has(&out, "Seccomp:\t2")?;
+        w.has(&out, "CapEff:\t0000000008000020")?;
+    }
     Ok(())
 }

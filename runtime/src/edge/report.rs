@@ -270,6 +270,25 @@ pub(crate) fn write_spec(dir: &Path, rootless: bool) -> Result<(), CommandError>
     out.write_all(pretty(&default_spec(rootless.then_some(ids))).as_bytes()).map_err(file)
 }
 
+fn seccomp_features() -> Value {
+    json!({
+        "enabled": cfg!(any(target_arch = "x86_64", target_arch = "aarch64")),
+        "actions": ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_PROCESS",
+            "SCMP_ACT_KILL_THREAD", "SCMP_ACT_LOG", "SCMP_ACT_TRACE", "SCMP_ACT_TRAP"],
+        "operators": ["SCMP_CMP_EQ", "SCMP_CMP_GE", "SCMP_CMP_GT", "SCMP_CMP_LE", "SCMP_CMP_LT",
+            "SCMP_CMP_MASKED_EQ", "SCMP_CMP_NE"],
+        "archs": if cfg!(target_arch = "x86_64") {
+            json!(["SCMP_ARCH_X32", "SCMP_ARCH_X86", "SCMP_ARCH_X86_64"])
+        } else {
+            json!(["SCMP_ARCH_AARCH64"])
+        },
+        "knownFlags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+            "SECCOMP_FILTER_FLAG_TSYNC"],
+        "supportedFlags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+            "SECCOMP_FILTER_FLAG_TSYNC"],
+    })
+}
+
 /// What this runtime can do, in the words of the OCI's features document.
 pub(crate) fn features() {
     let capabilities: Vec<String> = BY_BIT.iter().map(|c| format!("CAP_{c}")).collect();
@@ -343,7 +362,7 @@ pub(crate) fn features() {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
             "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
-            "seccomp": {"enabled": false},
+            "seccomp": seccomp_features(),
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},

@@ -135,7 +135,7 @@ impl Cgroup {
     /// Moves the calling process, which has one thread, into the v1 directories.
     pub(crate) fn enter(&self) -> Result<(), Failure> {
         for dir in self.dirs.iter().filter(|dir| !dir.unified) {
-            fs::write(dir.path.join("tasks"), "0")
+            put(&dir.path.join("tasks"), "0")
                 .step(|| format!("enter cgroup {}", dir.path.display()))?;
         }
         Ok(())
@@ -178,7 +178,7 @@ impl Cgroup {
         let Some(dir) = dir else {
             return if no_limit { Ok(()) } else { Err(no_controller(write, "is not mounted")) };
         };
-        match fs::write(dir.path.join(&write.file), &write.value) {
+        match put(&dir.path.join(&write.file), &write.value) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if no_limit {
                     Ok(())
@@ -239,6 +239,12 @@ impl Cgroup {
     pub(crate) fn remove(&self) -> io::Result<()> {
         self.dirs.iter().rev().try_fold((), |(), dir| remove_tree(&dir.path))
     }
+}
+
+/// Writes a file of the kernel's, which is there or not: never made, never cut.
+pub(crate) fn put(file: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).open(file)?;
+    io::Write::write_all(&mut file, text.as_bytes())
 }
 
 fn no_controller(write: &Write, how: &str) -> Failure {
@@ -314,7 +320,7 @@ fn fill_cpuset_file(mount: &Path, dir: &Path, file: &str) -> io::Result<String> 
         return Ok(own);
     }
     let above = fill_cpuset_file(mount, dir.parent().unwrap_or(mount), file)?;
-    fs::write(dir.join(file), above.trim())?;
+    put(&dir.join(file), above.trim())?;
     Ok(above)
 }
 

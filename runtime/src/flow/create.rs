@@ -25,9 +25,6 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// See [`crate::create`].
 pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<Created, Error> {
     let plan = Plan::parse(request.spec, request.id, request.bundle)?;
-    if plan.seccomp.is_some() {
-        return Err(Error::Unsupported { what: "linux.seccomp".to_owned() });
-    }
     let root_path = root_path(request)?;
     let joins = open_joins(&plan)?;
     let hierarchies = cgroup::host()?;
@@ -113,6 +110,7 @@ fn fork_init(
                 pidfd,
                 cgroup: cgroup.clone(),
                 namespaces: plan.namespaces.own(),
+                seccomp: plan.seccomp.clone(),
             },
             pty,
             warnings,

@@ -114,11 +114,12 @@ fn run(
     };
     let root = path::open_root().step(|| "open the container's root")?;
     let pty = console::connect(stdio, root.as_fd(), plan, Console::Exec)?;
-    process::prepare(plan, groups, &mut warnings)?;
+    let seccomp = task.seccomp.as_ref();
+    process::prepare(plan, seccomp, groups, &mut warnings)?;
     let program = process::find_program(plan)?;
     channel
         .send(&Message::Ready { warnings }.encode(), pty.as_ref().map(|pty| pty.as_fd()))
         .step(|| "say that the process is ready")?;
     drop(pty);
-    Err(process::become_program(plan, &program, preserved_fds))
+    Err(process::become_program(plan, &program, seccomp, preserved_fds))
 }

@@ -3,8 +3,8 @@
 //! ```text
 //! cgroups, joined namespaces   while everything is still the host's
 //! bind sources, root           taken and mounted; then pivot_root
-//! mounts, /dev, parameters     inside the container's root only
 //! old root                     let go
+//! mounts, /dev, parameters     inside the container's root only
 //! terminal, user, capabilities
 //! Ready ── wait for Go ── seccomp, execve
 //! ```
@@ -103,7 +103,9 @@ impl Init<'_> {
 
     fn go(&self, channel: &Channel, program: &CString) -> Result<Infallible, Failure> {
         wait_for_go(channel)?;
-        Err(process::become_program(&self.plan.process, program, self.options.preserved_fds))
+        let seccomp = self.plan.seccomp.as_ref();
+        let preserved = self.options.preserved_fds;
+        Err(process::become_program(&self.plan.process, program, seccomp, preserved))
     }
 
     fn set_up(&self, warnings: &mut Vec<String>) -> Result<(CString, Option<OwnedFd>), Failure> {
@@ -132,7 +134,7 @@ impl Init<'_> {
         guard::close_later(&later)?;
         guard::close_root(plan, root.as_fd())?;
         let groups = if self.groups_denied() { Groups::Leave } else { Groups::Set };
-        process::prepare(&plan.process, groups, warnings)?;
+        process::prepare(&plan.process, plan.seccomp.as_ref(), groups, warnings)?;
         let program = process::find_program(&plan.process)?;
         Ok((program, pty))
     }
@@ -167,12 +169,14 @@ impl Init<'_> {
             false => rootfs::pivot(self.root_path, plan.root_propagation)?,
             true => rootfs::move_root(self.root_path)?,
         };
-        path::set_umask(0);
-        let placed = mounts::place(plan, self.cgroup, root.as_fd(), sources)?;
-        dev::fill(plan, root.as_fd(), nodes)?;
+        // Before any path of the container is walked: pivot_root leaves the old root mounted on top
+        // of the new one, and ".." at a root steps onto what is mounted there, in-root or not.
         if !self.options.no_pivot {
             rootfs::leave_old_root(old_root.as_fd(), root.as_fd(), plan.root_propagation)?;
         }
+        path::set_umask(0);
+        let placed = mounts::place(plan, self.cgroup, root.as_fd(), sources)?;
+        dev::fill(plan, root.as_fd(), nodes)?;
         guard::set_parameters(plan, placed.proc.as_ref())?;
         if let Some(bits) = plan.root_propagation {
             crate::sys::mount::set_propagation(Path::new("/"), bits)

@@ -6,8 +6,10 @@ use std::path::Path;
 use crate::error::{ErrorKind, Failure, Step};
 use crate::logic::capabilities;
 use crate::logic::process_plan::{ProcessPlan, cut_limit};
+use crate::logic::seccomp::Filter;
+use crate::sys::cred::CapabilitySets;
 use crate::sys::path::{Access, Resolve};
-use crate::sys::{cred, exec, no, path};
+use crate::sys::{bpf, cred, exec, no, path};
 
 /// The exit codes of a shell for a program that it can't start.
 const NOT_FOUND: i32 = 127;
@@ -53,6 +55,7 @@ fn set_limits(process: &ProcessPlan, warnings: &mut Vec<String>) -> Result<(), F
 /// Everything but the program itself. What could not be given in full goes to `warnings`.
 pub(crate) fn prepare(
     process: &ProcessPlan,
+    seccomp: Option<&Filter>,
     groups: Groups,
     warnings: &mut Vec<String>,
 ) -> Result<(), Failure> {
@@ -74,10 +77,38 @@ pub(crate) fn prepare(
     if entered.is_err() {
         enter_directory(process)?;
     }
-    cred::set_capabilities(sets).step(|| "set capabilities")?;
+    // A filter without no_new_privs takes CAP_SYS_ADMIN, which goes when the filter is in place.
+    let extra = if keeps_for_seccomp(process, seccomp) { CAP_SYS_ADMIN & ours } else { 0 };
+    cred::set_capabilities(with_extra(sets, extra)).step(|| "set capabilities")?;
     cred::set_ambient(sets.ambient).step(|| "set ambient capabilities")?;
     if process.no_new_privileges {
         cred::no_new_privileges().step(|| "set no_new_privs")?;
+    }
+    Ok(())
+}
+
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+fn keeps_for_seccomp(process: &ProcessPlan, seccomp: Option<&Filter>) -> bool {
+    seccomp.is_some() && !process.no_new_privileges
+}
+
+fn with_extra(sets: CapabilitySets, extra: u64) -> CapabilitySets {
+    let (permitted, effective) = (sets.permitted | extra, sets.effective | extra);
+    CapabilitySets { permitted, effective, ..sets }
+}
+
+/// The filter, as late as can be: of this process' own calls only capset and execve, and what tells
+/// of their failure, must pass it.
+fn filter_calls(process: &ProcessPlan, seccomp: Option<&Filter>) -> Result<(), Failure> {
+    let Some(filter) = seccomp else { return Ok(()) };
+    let ours = cred::permitted().step(|| "read our capabilities")?;
+    bpf::install_seccomp(&filter.program, filter.flags)
+        .map(drop)
+        .step(|| "linux.seccomp: install the filter")?;
+    if keeps_for_seccomp(process, seccomp) {
+        let (sets, _) = capabilities::within(process.capabilities, ours);
+        cred::set_capabilities(sets).step(|| "set capabilities")?;
     }
     Ok(())
 }
@@ -156,10 +187,16 @@ fn refused(error: std::io::Error, name: &str) -> Failure {
 }
 
 /// Becomes the program; returns only with the reason why not.
-pub(crate) fn become_program(process: &ProcessPlan, program: &CString, preserved: u32) -> Failure {
+pub(crate) fn become_program(
+    process: &ProcessPlan,
+    program: &CString,
+    seccomp: Option<&Filter>,
+    preserved: u32,
+) -> Failure {
     let ready = exec::reset_signals()
         .step(|| "reset signals")
-        .and_then(|()| exec::close_from_on_exec(3 + preserved).step(|| "close descriptors"));
+        .and_then(|()| exec::close_from_on_exec(3 + preserved).step(|| "close descriptors"))
+        .and_then(|()| filter_calls(process, seccomp));
     if let Err(failure) = ready {
         return failure;
     }

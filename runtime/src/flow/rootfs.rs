@@ -159,8 +159,8 @@ fn shared_directory<'a>(layers: &[&'a str]) -> Option<&'a str> {
     Some(&first[..=slash])
 }
 
-/// Makes the mount at `at` the root; gives a descriptor of it. The old root stays mounted, over the
-/// new one and reachable by no path, until [`leave_old_root`].
+/// Makes the mount at `at` the root; gives a descriptor of it. The old root stays mounted over it,
+/// one ".." away, until [`leave_old_root`].
 pub(crate) fn pivot(at: &Path, propagation: Option<u64>) -> Result<OwnedFd, Failure> {
     if propagation.is_some_and(|bits| bits & ms::SHARED != 0) {
         make_parent_private(at)?;

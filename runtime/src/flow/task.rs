@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::cgroup::{Cgroup, Dir, pids_in};
+use super::cgroup::{Cgroup, Dir, pids_in, put};
 use crate::error::{Error, ErrorKind, Failure, Step};
 use crate::sys::process;
 use crate::sys::sig;
@@ -55,7 +55,7 @@ fn listing(cgroup: &Cgroup) -> Option<&Dir> {
 pub(crate) fn signal_all(cgroup: &Cgroup, signal: i32) -> Result<(), Failure> {
     if signal == sig::SIGKILL
         && let Some(dir) = cgroup.unified()
-        && fs::write(dir.path.join("cgroup.kill"), "1").is_ok()
+        && put(&dir.path.join("cgroup.kill"), "1").is_ok()
     {
         // Frozen by v1 they would die only when thawed.
         return set_frozen(cgroup, Frozen::No);
@@ -97,7 +97,7 @@ pub(crate) fn set_frozen(cgroup: &Cgroup, frozen: Frozen) -> Result<(), Failure>
     };
     let (value, wanted) = if frozen == Frozen::Yes { ("1", "frozen 1") } else { ("0", "frozen 0") };
     let file = dir.path.join("cgroup.freeze");
-    match fs::write(&file, value) {
+    match put(&file, value) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && frozen == Frozen::No => return Ok(()),
         done => done.step(|| format!("write {value} to {}", file.display()))?,
     }
@@ -112,7 +112,7 @@ fn freeze_v1(dir: &Path, frozen: Frozen) -> Result<(), Failure> {
     let file = dir.join("freezer.state");
     let wanted = if frozen == Frozen::Yes { "FROZEN" } else { "THAWED" };
     until(|| {
-        match fs::write(&file, wanted) {
+        match put(&file, wanted) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && frozen == Frozen::No => {
                 return Ok(true);
             }
@@ -200,5 +200,6 @@ pub(crate) fn load(state: TaskState) -> Result<Task, Error> {
         pidfd,
         cgroup: state.cgroup,
         namespaces: state.namespaces,
+        seccomp: state.seccomp,
     })
 }

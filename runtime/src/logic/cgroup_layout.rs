@@ -14,12 +14,6 @@ pub(crate) struct Hierarchy {
     pub(crate) mount: PathBuf,
 }
 
-impl Hierarchy {
-    pub(crate) fn has(&self, controller: &str) -> bool {
-        self.controllers.iter().any(|own| own == controller)
-    }
-}
-
 /// Options of a v1 mount that are no controllers.
 const PLAIN_OPTIONS: [&str; 7] =
     ["rw", "ro", "xattr", "clone_children", "noprefix", "favordynmods", "cpuset_v2_mode"];
@@ -102,7 +96,7 @@ mod tests {
         let all = hierarchies(text);
         assert_eq!(all.len(), 3);
         assert!(all[0].unified);
-        assert!(all[1].has("cpuacct") && all[1].has("cpu"));
+        assert_eq!(all[1].controllers, ["cpu", "cpuacct"]);
         assert_eq!(all[1].mount, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
         assert_eq!(all[2].controllers, ["name=systemd"]);
     }

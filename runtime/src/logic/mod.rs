@@ -12,4 +12,5 @@ pub(crate) mod namespaces;
 pub(crate) mod plan;
 pub(crate) mod process_plan;
 pub(crate) mod procstat;
+pub(crate) mod seccomp;
 pub(crate) mod sysctl;

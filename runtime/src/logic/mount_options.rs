@@ -11,7 +11,6 @@ pub(crate) mod attr {
     pub(crate) const NOATIME: u64 = 0x10;
     pub(crate) const STRICTATIME: u64 = 0x20;
     pub(crate) const NODIRATIME: u64 = 0x80;
-    pub(crate) const IDMAP: u64 = 0x10_0000;
     pub(crate) const NOSYMFOLLOW: u64 = 0x20_0000;
 }
 
@@ -27,7 +26,6 @@ pub(crate) mod ms {
     pub(crate) const NOSYMFOLLOW: u64 = 256;
     pub(crate) const NOATIME: u64 = 1 << 10;
     pub(crate) const NODIRATIME: u64 = 1 << 11;
-    pub(crate) const BIND: u64 = 1 << 12;
     pub(crate) const REC: u64 = 1 << 14;
     pub(crate) const SILENT: u64 = 1 << 15;
     pub(crate) const UNBINDABLE: u64 = 1 << 17;

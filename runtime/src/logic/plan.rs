@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxResources, LinuxSeccomp, Mount, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxResources, Mount, Spec};
 
 use super::devices::{self, Node, Rule};
 use super::mount_options::{MountOptions, ms, root_propagation};
 use super::namespaces::Namespaces;
 use super::process_plan::ProcessPlan;
+use super::seccomp::{self, Filter};
 use super::{cgroup_layout, sysctl};
 use crate::error::Error;
 use crate::sys::process::ns;
@@ -56,7 +57,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) resources: Option<&'a LinuxResources>,
     pub(crate) uid_map: &'a [LinuxIdMapping],
     pub(crate) gid_map: &'a [LinuxIdMapping],
-    pub(crate) seccomp: Option<&'a LinuxSeccomp>,
+    pub(crate) seccomp: Option<Filter>,
 }
 
 fn refuse(field: impl Into<String>, reason: impl Into<String>) -> Error {
@@ -110,7 +111,7 @@ impl<'a> Plan<'a> {
             resources,
             uid_map,
             gid_map,
-            seccomp: linux.seccomp().as_ref(),
+            seccomp: linux.seccomp().as_ref().map(seccomp::compile).transpose()?,
             namespaces,
         })
     }

@@ -98,7 +98,7 @@ pub(crate) fn install_seccomp(program: &[u64], flags: u64) -> io::Result<Option<
             std::ptr::from_ref(&filter),
         )
     })?;
-    if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u64 == 0 {
+    if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
         return Ok(None);
     }
     // SAFETY: with NEW_LISTENER a success is a new descriptor that is ours alone.

@@ -26,7 +26,6 @@ pub(crate) enum Access {
     Place,
     /// A place that must be a directory.
     Directory,
-    Read,
     Write,
     ReadWrite,
 }
@@ -79,7 +78,6 @@ pub(crate) fn open_at(
     let flags = match access {
         Access::Place => libc::O_PATH,
         Access::Directory => libc::O_PATH | libc::O_DIRECTORY,
-        Access::Read => libc::O_RDONLY,
         Access::Write => libc::O_WRONLY,
         Access::ReadWrite => libc::O_RDWR | libc::O_NOCTTY,
     };

@@ -14,8 +14,11 @@ use wharf_runtime::{CreateRequest, Created, Error, Rootfs, RootfsMount, Stdio, T
 
 pub(crate) type Check<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
+/// A check and its name.
+pub(crate) type Named = (&'static str, fn() -> Check);
+
 /// Runs the checks whose name has one of the arguments in it; exits with 1 if one failed.
-pub(crate) fn main(checks: &[(&str, fn() -> Check)]) {
+pub(crate) fn main(checks: &[Named]) {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     if let Some(why) = cannot() {
         println!("skipped: {why}");
