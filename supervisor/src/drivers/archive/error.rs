@@ -27,7 +27,7 @@ pub enum Error {
         /// Of what.
         what: &'static str,
         /// How many are allowed.
-        limit: usize,
+        limit: u64,
     },
     /// A file that one of its documents names.
     #[error("the archive lacks {path:?}, which its {document} names")]
@@ -57,6 +57,7 @@ impl From<tar::Error> for Error {
     fn from(error: tar::Error) -> Self {
         match error {
             tar::Error::Read(source) => Self::Source(source),
+            tar::Error::Limit { what, limit } => Self::Limit { what, limit },
             other => Self::Tar(other),
         }
     }

@@ -66,5 +66,5 @@ fn follow(entry: &Descriptor, content: &ContentStore, platform: &Platform) -> Re
             Document::Index(index) => at = index.choose(platform, &at)?.digest.clone(),
         }
     }
-    Err(Error::Limit { what: "indexes within indexes", limit: MAX_DEPTH })
+    Err(Error::Limit { what: "indexes within indexes", limit: MAX_DEPTH as u64 })
 }

@@ -79,7 +79,7 @@ impl Files {
         let mut files = Self::default();
         while let Some(entry) = tar.next_entry()? {
             if files.blobs.len() + files.links.len() == MAX_FILES {
-                return Err(Error::Limit { what: "files", limit: MAX_FILES });
+                return Err(Error::Limit { what: "files", limit: MAX_FILES as u64 });
             }
             let name = clean(&String::from_utf8_lossy(&entry.path));
             match entry.kind {

@@ -86,9 +86,14 @@ pub fn unpack(
     Ok(Unpacked { diff_id, size_bytes, implicit })
 }
 
-/// Reading fails for three reasons that the reader can't tell apart.
+/// Reading fails for three reasons that the reader can't tell apart; a limit is a limit, whoever kept
+/// it.
 fn classify(error: Error, source_failed: &AtomicBool, total: u64) -> Error {
-    let Error::Tar(tar::Error::Read(source)) = error else { return error };
+    let source = match error {
+        Error::Tar(tar::Error::Read(source)) => source,
+        Error::Tar(tar::Error::Limit { what, limit }) => return Error::Limit { what, limit },
+        other => return other,
+    };
     if source_failed.load(Ordering::Acquire) {
         Error::Source(source)
     } else if source.kind() == std::io::ErrorKind::FileTooLarge {

@@ -1,0 +1,10 @@
+//! Images through the supervisor's services, on real input: archives and registries of other tools,
+//! and layers made by an enemy.
+//!
+//! A test that needs a tool or root that is not there prints why it is skipped.
+
+mod archives;
+mod hostile;
+mod layers;
+mod registries;
+mod world;

@@ -1,0 +1,241 @@
+//! Debian's docker-registry on loopback: filled by skopeo, emptied by us.
+
+use std::{fs, sync::Arc};
+
+use wharf_proto::kind::Kind;
+use wharf_supervisor::{
+    drivers::registry::Credentials,
+    fault::Fault as _,
+    services::images::{PullRequest, Reporter, Stage},
+};
+
+use crate::world::{
+    Layer, Registry, World, docker_save, namespace, run, skip, skopeo_copy, wait_for,
+};
+
+struct Pushed {
+    registry: Registry,
+    dir: tempfile::TempDir,
+}
+
+/// Text that does not compress to nothing.
+fn noise(seed: u64) -> String {
+    let mut state = seed + 1;
+    std::iter::repeat_with(|| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b' ' + (state >> 58) as u8)
+    })
+    .take(200_000)
+    .collect()
+}
+
+fn layers() -> Vec<Vec<u8>> {
+    (0..5)
+        .map(|i| {
+            Layer::new().file(&format!("layer{i}"), &noise(i)).file("top", &i.to_string()).finish()
+        })
+        .collect()
+}
+
+/// A registry with `app:oci` (gzip), `app:docker` (schema 2) and `app:zstd`.
+fn pushed(auth: Option<(&str, &str)>, creds: &[&str]) -> Pushed {
+    let registry = Registry::start(auth).expect("registry");
+    let dir = tempfile::tempdir().expect("tempdir");
+    let save = dir.path().join("save.tar");
+    fs::write(&save, docker_save(&layers(), &["app:1"])).expect("write");
+    let from = format!("docker-archive:{}", save.display());
+    for (tag, more) in [
+        ("oci", &["--format", "oci"][..]),
+        ("docker", &["--format", "v2s2"]),
+        ("zstd", &["--format", "oci", "--dest-compress-format", "zstd"]),
+    ] {
+        let to = format!("docker://{}/app:{tag}", registry.address);
+        let more = [more, &["--dest-tls-verify=false"], creds].concat();
+        skopeo_copy(&from, &to, &more);
+    }
+    Pushed { registry, dir }
+}
+
+#[tokio::test]
+async fn pulls_what_skopeo_pushed() {
+    if skip(&["skopeo", "docker-registry"]) {
+        return;
+    }
+    let pushed = pushed(None, &[]);
+    for tag in ["oci", "docker", "zstd"] {
+        let world = World::new();
+        let reference = format!("{}/app:{tag}", pushed.registry.address);
+        let (listener, mut progress) = tokio::sync::mpsc::channel(10_000);
+        let request =
+            PullRequest { reference: reference.clone(), platform: None, credentials: None };
+        let reporter = Reporter::new(listener);
+        let pulled = world.images.pull(&namespace(), &request, &reporter).await.expect("pull");
+        drop(reporter);
+        assert!(!pulled.up_to_date);
+        assert_eq!(pulled.image.names[0].reference, reference);
+        assert_eq!(world.read(&pulled.image, "/top").as_deref(), Some("4"), "{tag}");
+        assert_eq!(world.read(&pulled.image, "/layer0").map(|t| t.len()), Some(200_000));
+        let mut done = 0;
+        while let Some(word) = progress.recv().await {
+            done += usize::from(word.stage == Stage::Done);
+        }
+        assert_eq!(done, 5, "each layer is told of");
+        assert!(world.pull(&reference).await.expect("pull again").up_to_date);
+        let world = world.restart();
+        assert!(world.pull(&reference).await.expect("after a restart").up_to_date);
+        // By digest, in another namespace of names but from the same content.
+        let by_digest = format!("{}/app@{}", pushed.registry.address, pulled.image.digest());
+        let again = world.pull(&by_digest).await.expect("by digest");
+        assert_eq!(again.image.id, pulled.image.id);
+        world.images.get(&namespace(), &by_digest).expect("known by it");
+    }
+}
+
+#[tokio::test]
+async fn pulls_at_once_download_once() {
+    if skip(&["skopeo", "docker-registry"]) {
+        return;
+    }
+    let pushed = pushed(None, &[]);
+    let world = Arc::new(World::new());
+    let mut pulls = tokio::task::JoinSet::new();
+    for i in 0..6 {
+        let world = Arc::clone(&world);
+        let tag = ["oci", "docker", "zstd"][i % 3];
+        let reference = format!("{}/app:{tag}", pushed.registry.address);
+        pulls.spawn(async move { world.pull(&reference).await });
+    }
+    while let Some(pulled) = pulls.join_next().await {
+        let pulled = pulled.expect("no panic").expect("pull");
+        assert_eq!(world.read(&pulled.image, "/top").as_deref(), Some("4"));
+    }
+    assert_eq!(world.list("snapshots/overlay/l").len(), 5, "layers are unpacked once");
+    // skopeo writes the config anew for OCI, so there may be two.
+    let images = world.images.list(&namespace(), "", 0, "").expect("list").images;
+    assert_eq!(images.iter().map(|image| image.names.len()).sum::<usize>(), 3);
+}
+
+#[tokio::test]
+async fn the_index_is_followed_to_this_platform() {
+    if skip(&["skopeo", "docker-registry"]) {
+        return;
+    }
+    let pushed = pushed(None, &[]);
+    let world = World::new();
+    let address = &pushed.registry.address;
+    let plain = world.pull(&format!("{address}/app:oci")).await.expect("pull").image;
+    let manifest = fs::metadata(pushed.registry.blob(&plain.manifest_digest)).expect("manifest");
+    let entry = |architecture: &str, digest: &str, size: u64| {
+        serde_json::json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest,
+            "size": size, "platform": {"os": "linux", "architecture": architecture},
+        })
+    };
+    let host = wharf_supervisor::drivers::oci::Platform::host();
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [
+            entry(&host.architecture, &plain.manifest_digest.to_string(), manifest.len()),
+        ],
+    });
+    let file = pushed.dir.path().join("index.json");
+    fs::write(&file, index.to_string()).expect("write");
+    run(std::process::Command::new("curl").args([
+        "-sSf",
+        "-X",
+        "PUT",
+        "-H",
+        "Content-Type: application/vnd.oci.image.index.v1+json",
+        "--data-binary",
+        &format!("@{}", file.display()),
+        &format!("http://{address}/v2/app/manifests/many"),
+    ]));
+    let pulled = world.pull(&format!("{address}/app:many")).await.expect("pull").image;
+    assert_eq!(pulled.id, plain.id);
+    let name = pulled.names.iter().find(|n| n.reference.ends_with(":many")).expect("named");
+    assert_ne!(name.digest, plain.manifest_digest, "the name points to the index");
+    let request = PullRequest {
+        reference: format!("{address}/app:many"),
+        platform: Some("linux/s390x".into()),
+        credentials: None,
+    };
+    let error =
+        world.images.pull(&namespace(), &request, &Reporter::default()).await.expect_err("none");
+    assert_eq!(error.kind(), Kind::NotFound, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn corrupted_blobs_are_named() {
+    if skip(&["skopeo", "docker-registry"]) {
+        return;
+    }
+    let pushed = pushed(None, &[]);
+    let world = World::new();
+    let reference = format!("{}/app:oci", pushed.registry.address);
+    let image = world.pull(&reference).await.expect("pull").image;
+    let largest = image.blobs.iter().max_by_key(|b| b.size_bytes).expect("blobs");
+    let path = pushed.registry.blob(&largest.digest);
+    let good = fs::read(&path).expect("read");
+    for at in [good.len() / 2, good.len() - 3] {
+        let mut bad = good.clone();
+        bad[at] ^= 0x55;
+        fs::write(&path, &bad).expect("rot");
+        let world = World::new();
+        let error = world.pull(&reference).await.expect_err("corrupted");
+        assert_eq!(error.kind(), Kind::Corrupt, "{error:?}");
+        assert!(error.to_string().contains(&largest.digest.to_string()), "{error}");
+        assert_eq!(world.images.count(), 0);
+        // Layers that were half-way end a moment later.
+        wait_for(|| world.list("snapshots/overlay/l").is_empty().then_some(()));
+        wait_for(|| world.list("content/ingest").is_empty().then_some(()));
+    }
+    fs::remove_file(&path).expect("remove");
+    let error = World::new().pull(&reference).await.expect_err("missing");
+    assert_eq!(error.kind(), Kind::NotFound, "{error:?}");
+}
+
+#[tokio::test]
+async fn credentials_are_checked() {
+    if skip(&["skopeo", "docker-registry"]) {
+        return;
+    }
+    // bcrypt of "harbour"
+    const HASH: &str = "$2y$05$abcdefghijklmnopqrstuuZ9hITkhSjgdPh1azpD9e5XbVlHeIfui";
+    let pushed = pushed(Some(("captain", HASH)), &["--dest-creds", "captain:harbour"]);
+    let reference = format!("{}/app:oci", pushed.registry.address);
+    let pull = async |credentials: Option<(&str, &str)>| {
+        let world = World::new();
+        let request = PullRequest {
+            reference: reference.clone(),
+            platform: None,
+            credentials: credentials
+                .map(|(u, p)| Credentials { username: u.into(), password: p.into() }),
+        };
+        world.images.pull(&namespace(), &request, &Reporter::default()).await
+    };
+    assert!(pull(Some(("captain", "harbour"))).await.is_ok());
+    for wrong in [None, Some(("captain", "storm")), Some(("pirate", "harbour"))] {
+        let error = pull(wrong).await.expect_err("not let in");
+        assert_eq!(error.kind(), Kind::Unauthenticated, "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said() {
+    if skip(&["docker-registry"]) {
+        return;
+    }
+    let registry = Registry::start(None).expect("registry");
+    let world = World::new();
+    let kind = async |reference: &str| {
+        let error = world.pull(reference).await.expect_err("nothing to pull");
+        println!("{}", wharf_supervisor::fault::chain(&error));
+        error.kind()
+    };
+    assert_eq!(kind(&format!("{}/nothing:here", registry.address)).await, Kind::NotFound);
+    assert_eq!(kind("Not A Reference").await, Kind::Invalid);
+    let address = registry.address.clone();
+    drop(registry);
+    assert_eq!(kind(&format!("{address}/app:1")).await, Kind::Unavailable);
+}

@@ -1,0 +1,313 @@
+//! A data folder of its own, layers made by hand, and other people's tools.
+
+use std::{
+    fs,
+    io::{self, Cursor, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use wharf_supervisor::{
+    drivers::{
+        content::{ContentStore, Digest},
+        snapshots::{Overlay, Snapshotter},
+    },
+    ids::Namespace,
+    services::{
+        events::Events,
+        images::{Error, Image, Images, PullRequest, Pulled, Reporter},
+    },
+    store::Store,
+};
+
+/// Images and what is beneath them.
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub store: Store,
+    pub content: ContentStore,
+    pub snapshots: Arc<dyn Snapshotter>,
+    pub images: Images,
+}
+
+pub fn namespace() -> Namespace {
+    "default".parse().expect("a namespace")
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::open(tempfile::tempdir().expect("tempdir"))
+    }
+
+    fn open(dir: tempfile::TempDir) -> Self {
+        let store = wait_for(|| Store::open(&dir.path().join("meta")).ok());
+        let content = ContentStore::open(dir.path()).expect("content");
+        let snapshots: Arc<dyn Snapshotter> =
+            Arc::new(Overlay::open(dir.path(), store.clone()).expect("snapshots"));
+        let events = Events::new(store.clone());
+        let images = Images::new(store.clone(), events, content.clone(), Arc::clone(&snapshots));
+        Self { dir, store, content, snapshots, images }
+    }
+
+    /// The same folder after a restart.
+    pub fn restart(self) -> Self {
+        let Self { dir, store, content, snapshots, images } = self;
+        drop((store, content, snapshots, images));
+        let world = Self::open(dir);
+        world.images.sweep(&Default::default()).expect("sweep");
+        world
+    }
+
+    pub async fn import(&self, archive: &[u8], name: Option<&str>) -> Result<Vec<Image>, Error> {
+        let (sender, pieces) = mpsc::channel(4);
+        let archive = archive.to_vec();
+        let feed = async move {
+            for piece in archive.chunks(50_000) {
+                if sender.send(Ok(Bytes::copy_from_slice(piece))).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let reporter = Reporter::default();
+        let namespace = namespace();
+        tokio::join!(self.images.import(&namespace, name, pieces, &reporter), feed).0
+    }
+
+    pub async fn import_file(&self, path: &Path, name: Option<&str>) -> Result<Vec<Image>, Error> {
+        self.import(&fs::read(path).expect("read the archive"), name).await
+    }
+
+    pub async fn pull(&self, reference: &str) -> Result<Pulled, Error> {
+        let request =
+            PullRequest { reference: reference.into(), platform: None, credentials: None };
+        self.images.pull(&namespace(), &request, &Reporter::default()).await
+    }
+
+    pub fn read(&self, image: &Image, path: &str) -> Option<String> {
+        let view = self.snapshots.view(image.chain_id.as_ref()).expect("view");
+        let bytes = view.read(Path::new(path), 1 << 20).expect("read");
+        bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Names in a folder of the data folder.
+    pub fn list(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path().join(folder)).expect("list");
+        let mut names: Vec<String> =
+            entries.map(|e| e.expect("entry").file_name().to_string_lossy().into()).collect();
+        names.sort();
+        names
+    }
+}
+
+/// A tar, entry by entry.
+pub struct Layer(tar::Builder<Vec<u8>>);
+
+impl Layer {
+    pub fn new() -> Self {
+        Self(tar::Builder::new(Vec::new()))
+    }
+
+    pub fn header(kind: tar::EntryType, mode: u32) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_600_000_000);
+        header.set_size(0);
+        header
+    }
+
+    pub fn entry(mut self, mut header: tar::Header, path: &str, data: &[u8]) -> Self {
+        header.set_size(data.len() as u64);
+        // By hand: the builder refuses the very paths that have to be tried.
+        if path.len() > 100 {
+            let mut long = Self::header(tar::EntryType::GNULongName, 0o644);
+            long.as_gnu_mut().expect("gnu").name[..13].copy_from_slice(b"././@LongLink");
+            long.set_size(path.len() as u64 + 1);
+            long.set_cksum();
+            self.0.append(&long, Cursor::new([path.as_bytes(), b"\0"].concat())).expect("append");
+        }
+        let name = &mut header.as_gnu_mut().expect("gnu").name;
+        let len = path.len().min(100);
+        name[..len].copy_from_slice(&path.as_bytes()[..len]);
+        header.set_cksum();
+        self.0.append(&header, data).expect("append");
+        self
+    }
+
+    pub fn file(self, path: &str, data: &str) -> Self {
+        self.entry(Self::header(tar::EntryType::Regular, 0o644), path, data.as_bytes())
+    }
+
+    pub fn dir(self, path: &str, mode: u32) -> Self {
+        self.entry(Self::header(tar::EntryType::Directory, mode), path, b"")
+    }
+
+    pub fn symlink(self, path: &str, target: &str) -> Self {
+        self.link(tar::EntryType::Symlink, path, target)
+    }
+
+    pub fn hard_link(self, path: &str, target: &str) -> Self {
+        self.link(tar::EntryType::Link, path, target)
+    }
+
+    fn link(self, kind: tar::EntryType, path: &str, target: &str) -> Self {
+        let mut header = Self::header(kind, 0o777);
+        let field = &mut header.as_gnu_mut().expect("gnu").linkname;
+        field[..target.len()].copy_from_slice(target.as_bytes());
+        self.entry(header, path, b"")
+    }
+
+    pub fn device(self, kind: tar::EntryType, path: &str, major: u32, minor: u32) -> Self {
+        let mut header = Self::header(kind, 0o600);
+        header.set_device_major(major).expect("major");
+        header.set_device_minor(minor).expect("minor");
+        self.entry(header, path, b"")
+    }
+
+    /// Records for the entry that comes next.
+    pub fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
+        self.0.append_pax_extensions(records.iter().copied()).expect("append");
+        self
+    }
+
+    pub fn finish(self) -> Vec<u8> {
+        self.0.into_inner().expect("finish")
+    }
+}
+
+/// What `docker save` writes of an image with these layers.
+pub fn docker_save(layers: &[Vec<u8>], tags: &[&str]) -> Vec<u8> {
+    let config = config_of(layers);
+    let config_name = format!("{}.json", Digest::of(config.as_bytes()).hex());
+    let mut archive = Layer::new();
+    let mut paths = Vec::new();
+    for (index, layer) in layers.iter().enumerate() {
+        let path = format!("layer{index}/layer.tar");
+        archive = archive.entry(Layer::header(tar::EntryType::Regular, 0o644), &path, layer);
+        paths.push(path);
+    }
+    let manifest =
+        serde_json::json!([{"Config": config_name, "RepoTags": tags, "Layers": paths}]).to_string();
+    archive.file(&config_name, &config).file("manifest.json", &manifest).finish()
+}
+
+/// A config in Docker's style, nulls and all.
+pub fn config_of(layers: &[Vec<u8>]) -> String {
+    let diff_ids: Vec<String> = layers.iter().map(|l| Digest::of(l).to_string()).collect();
+    serde_json::json!({
+        "architecture": "amd64", "os": "linux", "created": "2024-02-03T04:05:06.789Z",
+        "config": {
+            "Env": ["PATH=/bin"], "Cmd": ["/bin/sh"], "Entrypoint": null, "Volumes": null,
+            "ExposedPorts": {"80/tcp": {}}, "WorkingDir": "/srv", "User": "", "Labels": null,
+            "OnBuild": null,
+        },
+        "history": [{"created": "2024-02-03T04:05:06.789Z", "created_by": "by hand"}],
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    })
+    .to_string()
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("gzip");
+    encoder.finish().expect("gzip")
+}
+
+/// True, with a word, if the test can't run here.
+pub fn skip(tools: &[&str]) -> bool {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return true;
+    }
+    for tool in tools {
+        if find(tool).is_none() {
+            println!("skipped: no {tool} here, install Debian's package");
+            return true;
+        }
+    }
+    false
+}
+
+fn find(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(tool)).find(|path| path.is_file())
+}
+
+pub fn run(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().expect("start");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+pub fn skopeo_copy(from: &str, to: &str, more: &[&str]) {
+    run(Command::new("skopeo")
+        .args(["copy", "--insecure-policy", "-q"])
+        .args(more)
+        .args([from, to]));
+}
+
+pub fn wait_for<T>(mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Debian's docker-registry on a loopback port.
+pub struct Registry {
+    child: Child,
+    pub address: String,
+    pub data: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Registry {
+    pub fn start(auth: Option<(&str, &str)>) -> io::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.to_string();
+        let data = dir.path().join("data");
+        let mut config = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: '{address}'}}\n",
+            data.display()
+        );
+        if let Some((user, hash)) = auth {
+            let users = dir.path().join("users");
+            fs::write(&users, format!("{user}:{hash}\n"))?;
+            config += &format!("auth: {{htpasswd: {{realm: wharf, path: {}}}}}\n", users.display());
+        }
+        fs::write(dir.path().join("config.yml"), config)?;
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(dir.path().join("config.yml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        wait_for(|| TcpStream::connect(&address).ok());
+        Ok(Self { child, address, data, _dir: dir })
+    }
+
+    /// Where the registry keeps a blob.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.data.join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
