@@ -5,6 +5,7 @@ mod bootstrap;
 mod commands;
 mod connection;
 mod events;
+mod metrics;
 mod publisher;
 mod server;
 mod shim_service;

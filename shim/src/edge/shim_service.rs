@@ -25,6 +25,7 @@ pub(crate) fn call(request: &Request, ticket: Ticket, shim: &mut Shim) -> Result
                 init_start_ticks: info.init_start_ticks,
                 init_pid: u32::try_from(info.init_pid).unwrap_or(0),
                 log_bytes_dropped: info.log_bytes_dropped,
+                exec_ids: shim.exec_ids(),
             };
             Ok(Reply::Now(answer.encode_to_vec()))
         }
@@ -41,6 +42,7 @@ pub(crate) fn call(request: &Request, ticket: Ticket, shim: &mut Shim) -> Result
             let read = ReadOutput {
                 of,
                 offset: asked.offset,
+                release_below: asked.release_below,
                 max_bytes: usize::try_from(asked.max_bytes).unwrap_or(0),
                 within: within.map(Duration::from_nanos),
             };

@@ -9,6 +9,7 @@ use wharf_proto::containerd::v1::types::ProcessInfo;
 use wharf_proto::ttrpc::Request;
 use wharf_proto::{shim as wharf, task as wire};
 
+use super::metrics::metrics;
 use super::server::{Form, Reply};
 use super::status::{EdgeError, timestamp};
 use crate::flow::{
@@ -85,6 +86,11 @@ fn inside(method: &str, payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, Edge
             let resources = asked.resources.unwrap_or_default();
             shim.update(&TaskId::parse(&asked.id)?, &resources.value)?;
             Ok(Vec::new())
+        }
+        "Stats" => {
+            let asked = wire::StatsRequest::decode(payload)?;
+            let cgroup = shim.cgroup(&TaskId::parse(&asked.id)?)?;
+            Ok(wire::StatsResponse { stats: Some(metrics(&cgroup)) }.encode_to_vec())
         }
         "Connect" => {
             wire::ConnectRequest::decode(payload)?;

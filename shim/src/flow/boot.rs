@@ -34,7 +34,7 @@ pub(crate) fn boot(identity: &Identity) -> Result<Booted, Error> {
     match process::fork()? {
         Side::Parent => Ok(Booted::Parent { address }),
         Side::Child => {
-            if let Err(error) = become_server(identity) {
+            if let Err(error) = become_server(identity, &listener) {
                 // Nobody listens to this process; the socket closing is what the caller sees.
                 journal::write(
                     journal::Level::Error,
@@ -48,7 +48,8 @@ pub(crate) fn boot(identity: &Identity) -> Result<Booted, Error> {
     }
 }
 
-fn become_server(identity: &Identity) -> Result<(), SysError> {
+fn become_server(identity: &Identity, listener: &UnixListener) -> Result<(), SysError> {
+    process::close_inherited(listener);
     process::detach()?;
     process::redirect_stdio(&identity.bundle.join("shim.log"))?;
     process::become_subreaper()?;

@@ -15,7 +15,7 @@ use super::stdio::{From, Plan, To, Uris, Window};
 use crate::logic::exit::{Ending, Exit};
 use crate::logic::ids::TaskId;
 use crate::sys::journal::{self, Level};
-use crate::sys::{clock, memory, process};
+use crate::sys::{clock, process};
 
 /// A mount for the root file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl Shim {
             stdio: opened.stdio,
         });
         drop(spec);
-        memory::trim();
+        self.touch();
         let mut created = created.map_err(|source| not_started(0, source))?;
         for warning in &created.warnings {
             journal::write(Level::Warn, "container is degraded", &[("reason", warning)]);
@@ -107,6 +107,7 @@ impl Shim {
         self.arm(number);
         journal::write(Level::Info, "container created", &[("pid", &pid)]);
         self.happened(event::created(request, pid));
+        self.watch_memory(pid);
         Ok(pid)
     }
 

@@ -10,7 +10,7 @@ use crate::logic::exit::{Ending, Exit};
 use crate::logic::ids::ProcessRef;
 use crate::logic::process::{Event, State};
 use crate::sys::journal::{self, Level};
-use crate::sys::{clock, memory, process};
+use crate::sys::{clock, process};
 
 /// How long a container that was never started may take to die.
 const KILL_GRACE: Duration = Duration::from_secs(2);
@@ -61,9 +61,10 @@ impl Shim {
         }
         self.log = None;
         self.happened(event::Event::Deleted { exec: None, exit });
+        self.unwatch_memory();
         self.container = None;
         journal::write(Level::Info, "container deleted", &[("code", &exit.exit_code)]);
-        memory::trim();
+        self.touch();
         Ok(exit)
     }
 

@@ -8,6 +8,9 @@ use super::process::Process;
 use super::shim::Shim;
 use super::stdio::Uris;
 use crate::logic::exit::Exit;
+use crate::sys::cgroup::{Cgroup, MemoryWatch};
+use crate::sys::journal::{self, Level};
+use crate::sys::poller::{Interest, Token};
 
 /// One event.
 #[derive(Clone, Debug)]
@@ -65,6 +68,44 @@ impl Shim {
             self.container.as_ref().map_or(&self.identity.id, |container| &container.id);
         let container = container.as_str().to_owned();
         self.events.push(Happened { container, at_unix_ns: crate::sys::clock::unix_ns(), event });
+    }
+
+    /// Asks the kernel for word when memory runs out. Best effort: an exit tells of it in any case.
+    pub(crate) fn watch_memory(&mut self, pid: i32) {
+        if !self.has_followers {
+            return;
+        }
+        let watch = Cgroup::of(pid).and_then(|cgroup| MemoryWatch::new(&cgroup));
+        match watch.and_then(|watch| {
+            self.poller.add(&watch, Token::Memory, Interest::Read)?;
+            Ok(watch)
+        }) {
+            Ok(watch) => self.memory = Some(watch),
+            Err(error) => {
+                let error = journal::chain(&error);
+                journal::write(Level::Debug, "memory is not watched", &[("error", &error)]);
+            }
+        }
+    }
+
+    /// The kernel has said something of memory, or a process has ended.
+    pub(crate) fn on_memory(&mut self) {
+        if let Some(watch) = &self.memory {
+            watch.clear();
+        }
+        let kills = self.oom_kills();
+        if kills > self.oom_kills_told {
+            self.oom_kills_told = kills;
+            self.happened(Event::OutOfMemory);
+        }
+    }
+
+    /// No more word of memory is wanted.
+    pub(crate) fn unwatch_memory(&mut self) {
+        if let Some(watch) = self.memory.take() {
+            self.poller.remove(&watch);
+        }
+        self.oom_kills_told = 0;
     }
 
     /// Events since the last call.

@@ -9,7 +9,6 @@ use super::shim::Shim;
 use super::stdio::{Plan, To, Uris};
 use crate::logic::ids::{ExecId, TaskId};
 use crate::logic::process::Event;
-use crate::sys::memory;
 
 /// Execs at a time, ended ones that nobody deleted among them.
 const MAX_EXECS: usize = 4096;
@@ -76,7 +75,7 @@ impl Shim {
         // Without its streams it runs on: there is no taking back an execve.
         exec.ends = opened.wires.attach(made.pty)?;
         self.arm(number);
-        memory::trim();
+        self.touch();
         Ok(())
     }
 }

@@ -42,10 +42,13 @@ impl Shim {
         }
         self.run_pumps(number, Turn::Drain, |_| true);
         let Some(process) = self.processes.get(&number) else { return };
-        let pid = u32::try_from(process.pid).unwrap_or(0);
+        let (before, pid) = (process.oom_kills_before, u32::try_from(process.pid).unwrap_or(0));
         let oom_kills = self.oom_kills();
+        if self.has_followers {
+            self.on_memory();
+        }
         let killed = ending == Ending::Signal(libc::SIGKILL);
-        let oom_killed = oom_kills > process.oom_kills_before && (is_init || killed);
+        let oom_killed = oom_kills > before && (is_init || killed);
         let exit = Exit::new(pid, ending, oom_killed, clock::unix_ns());
         self.record(number, exit);
         process::reap(i32::try_from(pid).unwrap_or(0));

@@ -15,11 +15,8 @@ impl Shim {
                 self.run_pump(number, stream);
             }
             Token::Stdin(number) | Token::Feed(number) => self.run_input(number),
-            Token::Listener
-            | Token::Signals
-            | Token::Connection(_)
-            | Token::Publisher
-            | Token::Memory => {}
+            Token::Memory => self.on_memory(),
+            Token::Listener | Token::Signals | Token::Connection(_) | Token::Publisher => {}
         }
     }
 

@@ -19,6 +19,8 @@ const MAX_READERS: usize = 256;
 pub(crate) struct ReadOutput {
     pub(crate) of: ProcessRef,
     pub(crate) offset: u64,
+    /// What the reader will not ask for again; `None`: all below the offset.
+    pub(crate) release_below: Option<u64>,
     /// 0: the shim chooses.
     pub(crate) max_bytes: usize,
     /// To be answered within, empty if need be; `None`: no matter how long.
@@ -32,6 +34,7 @@ pub(crate) struct Reader {
     pub(crate) until: Option<Instant>,
     number: u32,
     offset: u64,
+    release_below: u64,
     max_bytes: usize,
 }
 
@@ -59,6 +62,7 @@ impl Shim {
             until: request.within.map(|within| clock::now() + within.mul_f32(0.9)),
             number: process.number,
             offset: request.offset,
+            release_below: request.release_below.unwrap_or(request.offset),
             max_bytes,
         };
         if let Some(completion) = self.try_answer(&reader, Wait::Yes) {
@@ -105,14 +109,14 @@ impl Shim {
         };
         // First what the reader has is released; then there may be room to read on.
         let was_full = process.output.is_full();
-        if let Err(error) = process.output.take(reader.offset, 0) {
+        if let Err(error) = process.output.release(reader.release_below) {
             return Some((reader.ticket, Err(error.into())));
         }
         if was_full && !process.output.is_full() {
             self.run_pumps(reader.number, Turn::Share, |_| true);
         }
         let process = self.processes.get_mut(&reader.number)?;
-        let taken = match process.output.take(reader.offset, reader.max_bytes) {
+        let taken = match process.output.read(reader.offset, reader.max_bytes) {
             Ok(taken) => taken,
             Err(error) => return Some((reader.ticket, Err(error.into()))),
         };

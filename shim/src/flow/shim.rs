@@ -17,6 +17,7 @@ use crate::logic::ids::{ProcessRef, TaskId};
 use crate::logic::lines::Stream;
 use crate::logic::process::State;
 use crate::sys::SysError;
+use crate::sys::cgroup::MemoryWatch;
 use crate::sys::clock;
 use crate::sys::memory::{Scratch, trim};
 use crate::sys::poller::Poller;
@@ -72,6 +73,9 @@ pub(crate) struct Shim {
     pub(crate) container: Option<Container>,
     pub(crate) processes: BTreeMap<u32, Process>,
     pub(crate) log: Option<Log>,
+    /// Only while somebody follows events.
+    pub(crate) memory: Option<MemoryWatch>,
+    pub(crate) oom_kills_told: u64,
     pub(crate) readers: Vec<Reader>,
     pub(crate) completions: Vec<Completion>,
     pub(crate) events: Vec<Happened>,
@@ -91,6 +95,8 @@ impl Shim {
             container: None,
             processes: BTreeMap::new(),
             log: None,
+            memory: None,
+            oom_kills_told: 0,
             readers: Vec::new(),
             completions: Vec::new(),
             events: Vec::new(),

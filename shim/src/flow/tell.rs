@@ -7,7 +7,8 @@ use super::shim::{Outcome, Shim, Ticket};
 use super::stdio::Uris;
 use crate::logic::exit::Exit;
 use crate::logic::ids::{ProcessRef, TaskId};
-use crate::logic::process::State;
+use crate::logic::process::{Event, State};
+use crate::sys::cgroup::Cgroup;
 
 /// Calls that wait for one process' end.
 const MAX_WAITERS: usize = 1024;
@@ -59,6 +60,19 @@ impl Shim {
     /// Pid of the init, 0 when there is none.
     pub(crate) fn init_pid(&self) -> i32 {
         self.container.as_ref().map_or(0, |container| container.created.task.pid)
+    }
+
+    /// Where the container's figures are.
+    pub(crate) fn cgroup(&self, id: &TaskId) -> Result<Cgroup, Error> {
+        let container = self.container(Some(id))?;
+        let init = self.processes.get(&container.init).expect("a container has its init");
+        init.state.after(Event::Update)?;
+        Ok(Cgroup::of(init.pid)?)
+    }
+
+    /// Execs that were added and not deleted.
+    pub(crate) fn exec_ids(&self) -> Vec<String> {
+        self.processes.values().filter_map(super::event::exec_of).collect()
     }
 
     pub(crate) fn info(&self) -> Info {

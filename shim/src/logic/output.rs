@@ -1,8 +1,8 @@
 //! Output of an exec, held until a reader says that it has it. Pure.
 //!
-//! Offsets count both streams together from the first byte on. A reader that asks from offset N
-//! has all below N, which is released; a reader whose connection broke asks again and gets the
-//! same bytes.
+//! Offsets count both streams together from the first byte on. What is held can be read as often
+//! as it takes: a reader whose connection broke asks again and gets the same bytes. It goes when a
+//! reader says that it has it.
 
 use std::collections::VecDeque;
 
@@ -76,17 +76,20 @@ impl Output {
         self.first + self.held as u64
     }
 
-    /// Releases all below `offset` and answers with at most `max` bytes from there.
-    pub(crate) fn take(&mut self, offset: u64, max: usize) -> Result<Taken, OutsideError> {
+    /// Answers with at most `max` bytes from `offset` on.
+    pub(crate) fn read(&self, offset: u64, max: usize) -> Result<Taken, OutsideError> {
         let end = self.end();
         if offset < self.first || offset > end {
             return Err(OutsideError { asked: offset, first: self.first, end });
         }
-        self.release(offset);
+        let mut skip = self.skip + usize::try_from(offset - self.first).unwrap_or(self.held);
         let mut left = max;
         let mut chunks = Vec::new();
-        let mut skip = self.skip;
         for chunk in &self.chunks {
+            if skip >= chunk.data.len() {
+                skip -= chunk.data.len();
+                continue;
+            }
             let data = &chunk.data[skip..];
             let data = &data[..data.len().min(left)];
             if data.is_empty() {
@@ -100,21 +103,27 @@ impl Output {
         Ok(Taken { chunks, next, drained: next == end })
     }
 
-    fn release(&mut self, offset: u64) {
-        let mut count = usize::try_from(offset - self.first).unwrap_or(self.held).min(self.held);
+    /// Lets go of all below `offset`. Released already is fine; beyond the end is not.
+    pub(crate) fn release(&mut self, offset: u64) -> Result<(), OutsideError> {
+        if offset > self.end() {
+            return Err(OutsideError { asked: offset, first: self.first, end: self.end() });
+        }
+        let Some(count) = offset.checked_sub(self.first) else { return Ok(()) };
+        let mut count = usize::try_from(count).unwrap_or(self.held).min(self.held);
         self.first = offset;
         self.held -= count;
         while let Some(chunk) = self.chunks.front() {
             let length = chunk.data.len() - self.skip;
             if count < length {
                 self.skip += count;
-                return;
+                return Ok(());
             }
             count -= length;
             self.skip = 0;
             self.chunks.pop_front();
         }
         self.chunks.shrink_to_fit();
+        Ok(())
     }
 }
 
@@ -124,21 +133,38 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn what_was_read_is_held_until_it_is_released() {
+        let mut output = Output::default();
+        output.push(Stream::Stdout, b"hello ");
+        output.push(Stream::Stderr, b"world");
+        let rest = output.take(8, 0, 100).expect("held");
+        assert_eq!(rest.chunks, [(Stream::Stderr, b"rld".to_vec())]);
+        assert_eq!((rest.next, rest.drained), (11, true));
+        assert_eq!(output.take(2, 2, 2).expect("held").chunks[0].1, b"ll");
+        assert_eq!(output.take(6, 1, 1).expect("an old release").chunks[0].1, b"w");
+        assert!(output.take(1, 1, 1).is_err(), "released");
+    }
+
+    #[test]
     fn the_same_offset_gives_the_same_bytes() {
         let mut output = Output::default();
         output.push(Stream::Stdout, b"hello ");
         output.push(Stream::Stderr, b"world");
-        let first = output.take(0, 8).expect("held");
+        let first = output.read(0, 8).expect("held");
         assert_eq!(
             first.chunks,
             [(Stream::Stdout, b"hello ".to_vec()), (Stream::Stderr, b"wo".to_vec())]
         );
         assert_eq!((first.next, first.drained), (8, false));
-        assert_eq!(output.take(0, 8).expect("held"), first);
-        let rest = output.take(8, 100).expect("held");
+        assert_eq!(output.read(0, 8).expect("held"), first);
+        output.release(8).expect("held");
+        output.release(3).expect("released already is fine");
+        let rest = output.read(8, 100).expect("held");
         assert_eq!((rest.next, rest.drained), (11, true));
-        assert!(output.take(7, 1).is_err(), "released");
-        assert!(output.take(12, 1).is_err(), "not yet written");
+        assert_eq!(output.read(10, 9).expect("held").chunks, [(Stream::Stderr, b"d".to_vec())]);
+        assert!(output.read(7, 1).is_err(), "released");
+        assert!(output.read(12, 1).is_err(), "not yet written");
+        assert!(output.release(12).is_err(), "not yet written");
     }
 
     #[test]
@@ -146,7 +172,7 @@ mod tests {
         let mut output = Output::default();
         output.push(Stream::Stdout, &vec![0; HIGH_WATER]);
         assert!(output.is_full());
-        assert!(output.take(1, 0).expect("held").chunks.is_empty());
+        output.release(1).expect("held");
         assert!(!output.is_full());
     }
 
@@ -162,7 +188,8 @@ mod tests {
                 let data: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
                 output.push(stream, &data);
                 model.extend(data.iter().map(|&byte| (is_stdout, byte)));
-                let taken = output.take(at as u64, take).expect("held");
+                output.release(at.saturating_sub(take / 2) as u64).expect("held");
+                let taken = output.read(at as u64, take).expect("held");
                 let bytes: Vec<(bool, u8)> = taken.chunks.iter()
                     .flat_map(|(stream, data)| data.iter().map(|&byte| (*stream == Stream::Stdout, byte)))
                     .collect();

@@ -11,7 +11,9 @@ fn failed(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> SysEr
     move |source| SysError::new(action, path.display().to_string(), source)
 }
 
-/// Writes a temporary file, flushes it, renames it over `path` and flushes the folder.
+/// Writes a temporary file and renames it over `path`. Not flushed to a disk: a bundle lives in
+/// `/run`, and its records have to survive the death of processes, not of the host, whose
+/// containers end with it.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), SysError> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
@@ -24,12 +26,7 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), SysError> {
         .open(&temporary)
         .map_err(failed("create", &temporary))?;
     file.write_all(bytes).map_err(failed("write", &temporary))?;
-    file.sync_all().map_err(failed("flush", &temporary))?;
-    fs::rename(&temporary, path).map_err(failed("rename to", path))?;
-    if let Some(folder) = path.parent() {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("flush", folder))?;
-    }
-    Ok(())
+    fs::rename(&temporary, path).map_err(failed("rename to", path))
 }
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SysError> {

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod files;
 pub(crate) mod journal;

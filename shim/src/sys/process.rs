@@ -29,6 +29,21 @@ pub(crate) fn fork() -> Result<Side, SysError> {
     }
 }
 
+/// Closes every descriptor but the standard ones and the one to keep: what a caller forgot to
+/// close on exec would live as long as the container.
+pub(crate) fn close_inherited(keep: impl AsFd) {
+    let Ok(keep) = u32::try_from(keep.as_fd().as_raw_fd()) else { return };
+    let close = |first: u32, last: u32| {
+        if first <= last {
+            // SAFETY: called before the shim opens anything of its own but `keep`, which is
+            // outside both ranges: no descriptor in them has an owner in this process.
+            let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    };
+    close(3, keep.saturating_sub(1));
+    close(keep + 1, u32::MAX);
+}
+
 /// Leaves session and terminal of the caller.
 pub(crate) fn detach() -> Result<(), SysError> {
     nix::unistd::setsid()
