@@ -24,6 +24,7 @@ mod calls;
 mod connection;
 mod error;
 mod link;
+mod outbox;
 mod session;
 mod streams;
 mod transfer;

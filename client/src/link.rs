@@ -28,9 +28,17 @@ pub(crate) struct Message {
     pub(crate) cursor: Option<String>,
 }
 
+/// What goes to the server after the opening message.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    Input(Input),
+    /// An exec's output up to this cursor is here for good.
+    Acknowledged(String),
+}
+
 /// An open stream. Dropping it ends the call.
 pub(crate) struct Link {
-    pub(crate) requests: mpsc::Sender<Input>,
+    pub(crate) requests: mpsc::Sender<Outgoing>,
     pub(crate) answers: Answers,
 }
 
@@ -39,7 +47,7 @@ pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<Message, Status>> + S
 pub(crate) async fn attach(client: &Client, start: AttachStart) -> Result<Link, Status> {
     let (requests, queue) = mpsc::channel(QUEUE);
     let first = AttachRequest { kind: Some(attach_request::Kind::Start(start)) };
-    let rest = ReceiverStream::new(queue).filter_map(async |input| attach_request(input));
+    let rest = ReceiverStream::new(queue).filter_map(async |sent| attach_request(sent));
     let outgoing = futures_util::stream::once(async { first }).chain(rest);
     let answers = client.containers().attach(outgoing).await?.into_inner();
     let answers = answers.filter_map(async |answer| answer.map(from_attach).transpose());
@@ -56,9 +64,11 @@ pub(crate) async fn exec(client: &Client, start: ExecStart) -> Result<Link, Stat
     Ok(Link { requests, answers: Box::pin(answers) })
 }
 
-/// None for a signal: a container's goes by a call of its own.
-fn attach_request(input: Input) -> Option<AttachRequest> {
+/// None for a signal: a container's goes by a call of its own; and for an acknowledgement: a log
+/// keeps its output anyway.
+fn attach_request(sent: Outgoing) -> Option<AttachRequest> {
     use attach_request::Kind;
+    let Outgoing::Input(input) = sent else { return None };
     let kind = match input {
         Input::Stdin(data) => Kind::Stdin(data),
         Input::CloseStdin => Kind::CloseStdin(CloseStdin {}),
@@ -68,13 +78,14 @@ fn attach_request(input: Input) -> Option<AttachRequest> {
     Some(AttachRequest { kind: Some(kind) })
 }
 
-fn exec_request(input: Input) -> ExecRequest {
+fn exec_request(sent: Outgoing) -> ExecRequest {
     use exec_request::Kind;
-    let kind = match input {
-        Input::Stdin(data) => Kind::Stdin(data),
-        Input::CloseStdin => Kind::CloseStdin(CloseStdin {}),
-        Input::Resize(window) => Kind::Resize(window),
-        Input::Signal(signal) => Kind::Signal(signal),
+    let kind = match sent {
+        Outgoing::Input(Input::Stdin(data)) => Kind::Stdin(data),
+        Outgoing::Input(Input::CloseStdin) => Kind::CloseStdin(CloseStdin {}),
+        Outgoing::Input(Input::Resize(window)) => Kind::Resize(window),
+        Outgoing::Input(Input::Signal(signal)) => Kind::Signal(signal),
+        Outgoing::Acknowledged(cursor) => Kind::Acknowledged(cursor),
     };
     ExecRequest { kind: Some(kind) }
 }

@@ -30,10 +30,8 @@ use crate::{
     connection::Client,
     error::Error,
     link::{self, Link, Message},
+    outbox::Outbox,
 };
-
-/// Inputs that wait to be sent.
-const QUEUE: usize = 16;
 
 /// What a session tells.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,8 +43,9 @@ pub enum Event {
     Started { exec_id: String, pid: u32 },
     /// Output in order.
     Output { stream: Stream, data: Vec<u8> },
-    /// The supervisor was away so long; the output goes on where it was.
-    Resumed { after: Duration },
+    /// The supervisor was away so long; the output goes on where it was. `input_lost`: stdin was
+    /// being sent at that moment, and some of it may not have arrived.
+    Resumed { after: Duration, input_lost: bool },
     /// The last event; all output came before.
     Exit(Exit),
 }
@@ -72,16 +71,13 @@ pub struct Session {
     client: Client,
     target: Target,
     link: Option<Link>,
-    queue: mpsc::Receiver<Input>,
+    outbox: Outbox,
     sender: Option<InputSender>,
     backoff: Backoff,
     broken_at: Option<Instant>,
     retry_at: Instant,
     opened_at: SystemTime,
-    /// Told again on a new link.
-    stdin_closed: bool,
-    window: Option<WindowSize>,
-    again: Vec<Input>,
+    input_lost: bool,
     over: bool,
 }
 
@@ -111,7 +107,9 @@ impl Client {
     ///
     /// # Errors
     /// As any call; a break before the exec's id is known is not retried, as it would run twice.
-    pub async fn exec(&self, start: ExecStart) -> Result<Session, Error> {
+    pub async fn exec(&self, mut start: ExecStart) -> Result<Session, Error> {
+        // Both streams share one order of messages: see `Target::acknowledges`.
+        start.acknowledges = !start.open_stdin && !start.detach;
         Session::open(self.clone(), Target::Exec(start)).await
     }
 }
@@ -119,22 +117,20 @@ impl Client {
 impl Session {
     async fn open(client: Client, target: Target) -> Result<Self, Error> {
         let link = target.open(&client).await.map_err(|status| target.error(&client, status))?;
-        let (sender, queue) = mpsc::channel(QUEUE);
+        let (sender, outbox) = Outbox::new();
         let mut backoff = client.backoff();
         backoff.opened(Instant::now());
         Ok(Self {
             client,
             target,
             link: Some(link),
-            queue,
+            outbox,
             sender: Some(sender),
             backoff,
             broken_at: None,
             retry_at: Instant::now(),
             opened_at: SystemTime::now(),
-            stdin_closed: false,
-            window: None,
-            again: Vec::new(),
+            input_lost: false,
             over: false,
         })
     }
@@ -176,14 +172,7 @@ impl Session {
             };
             let answer = tokio::select! {
                 answer = link.answers.next() => answer,
-                sent = feed(&link.requests, &mut self.again, &mut self.queue) => {
-                    match sent {
-                        Input::CloseStdin => self.stdin_closed = true,
-                        Input::Resize(window) => self.window = Some(window),
-                        Input::Stdin(_) | Input::Signal(_) => {}
-                    }
-                    continue;
-                }
+                () = self.outbox.send_one(&link.requests) => continue,
             };
             match answer {
                 Some(Ok(message)) => return Ok(Some(self.take(message))),
@@ -202,6 +191,9 @@ impl Session {
 
     fn take(&mut self, message: Message) -> Event {
         if let Some(cursor) = message.cursor {
+            if self.target.acknowledges() {
+                self.outbox.acknowledge(cursor.clone());
+            }
             self.target.moved_to(cursor);
         }
         match &message.event {
@@ -222,8 +214,10 @@ impl Session {
     /// Drops the link, or the attempt at one; the error comes back if the session can't go on after
     /// it.
     fn broke(&mut self, error: Error) -> Result<(), Error> {
-        self.link = None;
         let now = Instant::now();
+        if let Some(link) = self.link.take() {
+            self.input_lost = self.outbox.may_have_lost(&link.requests, now);
+        }
         let pause = self.backoff.after_failure(now);
         match pause.filter(|_| error.is_transient() && self.target.can_resume()) {
             Some(pause) => {
@@ -261,16 +255,13 @@ impl Session {
             }
         };
         self.backoff.opened(Instant::now());
-        self.again.clear();
-        if self.stdin_closed {
-            self.again.push(Input::CloseStdin);
-        }
-        self.again.extend(self.window.map(Input::Resize));
+        self.outbox.reopened();
         self.link = Some(link);
         let after = self.broken_at.take().map(|at| at.elapsed()).unwrap_or_default();
         let greeting = matches!(message.event, Event::Attached { .. } | Event::Started { .. });
         let event = self.take(message);
-        Ok(Some(if greeting { Event::Resumed { after } } else { event }))
+        let input_lost = std::mem::take(&mut self.input_lost);
+        Ok(Some(if greeting { Event::Resumed { after, input_lost } } else { event }))
     }
 }
 
@@ -308,28 +299,6 @@ impl Session {
     }
 }
 
-/// Passes one input on when there is room for it. Cancelled, it has taken nothing: between the
-/// permit, the input and sending it there is no await.
-async fn feed(
-    link: &mpsc::Sender<Input>,
-    again: &mut Vec<Input>,
-    queue: &mut mpsc::Receiver<Input>,
-) -> Input {
-    let Ok(permit) = link.reserve().await else {
-        // The link is going down; its other half tells why.
-        return std::future::pending().await;
-    };
-    let input = match again.pop() {
-        Some(input) => input,
-        None => match queue.recv().await {
-            Some(input) => input,
-            None => std::future::pending().await,
-        },
-    };
-    permit.send(input.clone());
-    input
-}
-
 impl Target {
     async fn open(&self, client: &Client) -> Result<Link, Status> {
         match self {
@@ -360,6 +329,12 @@ impl Target {
         if let Self::Exec(start) = self {
             id.clone_into(&mut start.exec_id);
         }
+    }
+
+    /// Not with stdin (see [`Client::exec`]): a process that waits for us to take its output does not read, and what
+    /// acknowledges would wait behind the stdin that it does not read.
+    fn acknowledges(&self) -> bool {
+        matches!(self, Self::Exec(start) if start.acknowledges)
     }
 
     fn is_detached(&self) -> bool {

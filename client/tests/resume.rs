@@ -36,6 +36,7 @@ struct World {
     stdin: Vec<u8>,
     stdin_closes: usize,
     opened: Vec<String>,
+    acknowledged: Vec<String>,
     kill: Option<tokio::sync::mpsc::UnboundedSender<()>>,
 }
 
@@ -126,6 +127,15 @@ impl Containers for Fake {
         if !start.cursor.is_empty() && start.exec_id != "e1" {
             return Err(Status::invalid_argument("a cursor without the exec's id"));
         }
+        assert!(start.acknowledges, "nothing of it goes through stdin");
+        let world = self.0.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                if let Some(exec_request::Kind::Acknowledged(cursor)) = request.kind {
+                    world.lock().expect("no panics").acknowledged.push(cursor);
+                }
+            }
+        });
         let output = |output| wrap(Kind::Output(output));
         Ok(Response::new(self.output(&start.cursor, Some(started), output, exit)))
     }
@@ -300,7 +310,11 @@ async fn exec_goes_on_by_its_id() {
     let (output, _, exit) = read(&mut session).await;
     assert_eq!(output, all);
     assert_eq!(exit.map(|exit| exit.exit_code), Some(3));
-    assert_eq!(world.lock().expect("no panics").opened.len(), BREAKS.len() + 1);
+    let world = world.lock().expect("no panics");
+    assert_eq!(world.opened.len(), BREAKS.len() + 1);
+    assert!(!world.acknowledged.is_empty());
+    let cursors: Vec<u32> = world.acknowledged.iter().map(|c| c.parse().expect("ours")).collect();
+    assert!(cursors.is_sorted(), "{cursors:?}");
 }
 
 #[tokio::test]

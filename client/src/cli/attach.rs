@@ -1,7 +1,7 @@
 //! `attach`, and `start`, which may attach too.
 
 use anyhow::{Result, bail};
-use wharf_client::v1::{AttachStart, ContainerState, attach_start};
+use wharf_client::v1::{AttachStart, ContainerState, WindowSize, attach_start};
 
 use crate::cli::{
     context::Context,
@@ -102,7 +102,9 @@ pub(crate) async fn attach(context: &Context, args: AttachArgs) -> Result<u8> {
     };
     let session = client.attach(start).await?;
     if let Some(window) = crate::cli::interact::window(spec.tty) {
-        // The program in it learns of this terminal's size, and draws itself anew.
+        // The program in it draws itself anew when the size changes, and only then.
+        let other = WindowSize { height: window.height + 1, ..window };
+        client.resize(&container.id, "", other).await?;
         client.resize(&container.id, "", window).await?;
     }
     let ended = caller.run(&client, session).await?;

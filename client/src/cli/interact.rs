@@ -165,8 +165,11 @@ impl Loop<'_> {
                 event = session.next(), if pending.is_none() => match event? {
                     Some(SessionEvent::Output { stream, data }) => pending = Some((stream, data)),
                     Some(SessionEvent::Exit(exit)) => return Ok(Some(Ended::Exited(exit))),
-                    Some(SessionEvent::Resumed { after }) => {
+                    Some(SessionEvent::Resumed { after, input_lost }) => {
                         debug!("the supervisor was away for {} ms", after.as_millis());
+                        if input_lost && !tty {
+                            output::complain(INPUT_LOST);
+                        }
                     }
                     Some(_) => {}
                     None => return Ok(None),
@@ -260,6 +263,8 @@ async fn pass_on(client: Client, id: String, name: &'static str) {
     }
 }
 
+const INPUT_LOST: &str = "wharf: the supervisor was restarted while input was being sent: some of it \
+                          may be lost";
 /// For input that was typed before the detach keys.
 const DRAIN_LIMIT: Duration = Duration::from_millis(100);
 /// SIGCONT, on all of Linux's common architectures.
