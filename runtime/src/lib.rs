@@ -27,6 +27,7 @@ pub use error::{Error, ErrorKind, Failure};
 pub use oci_spec;
 
 use flow::cgroup::Cgroup;
+use flow::hooks::Subject;
 use flow::task::Frozen;
 use logic::seccomp::Filter;
 use sys::channel::Channel;
@@ -100,6 +101,7 @@ pub struct Created {
     /// What was asked and could not be given in full; for the log.
     pub warnings: Vec<String>,
     gate: Option<Channel>,
+    subject: Subject,
 }
 
 /// A container that is there.
@@ -160,6 +162,14 @@ impl TaskState {
 /// A spec that can't be carried out, or the step that failed, here or in the init.
 pub fn create(request: CreateRequest<'_>) -> Result<Created, Error> {
     flow::create::create(&request, &flow::init::Options::default())
+}
+
+/// Runs the spec's poststop hooks, as is to be done after the container is destroyed.
+///
+/// # Errors
+/// The first hook that failed; all of them are run.
+pub fn run_poststop_hooks(spec: &Spec, id: &str, bundle: &Path) -> Result<(), Error> {
+    Ok(Subject::new(spec, id, bundle).poststop()?)
 }
 
 impl Created {

@@ -15,6 +15,7 @@ use super::store::{Record, START_SOCKET, Store, read_spec};
 use super::{CommandError, console, run, signals};
 use crate::error::{ErrorKind, Step};
 use crate::flow::create::start_through;
+use crate::flow::hooks::Subject;
 use crate::flow::init::Options;
 use crate::sys::channel::{Channel, listen};
 use crate::sys::foreground::{Signals, become_subreaper};
@@ -138,6 +139,9 @@ fn dispatch(args: &[String], log: &mut Log) -> Result<i32, CommandError> {
         let text = "--systemd-cgroup: this runtime writes cgroups itself";
         return Err(CommandError::Usage(text.to_owned()));
     }
+    if ["create", "run", "exec"].contains(&command.as_str()) {
+        seal()?;
+    }
     match command.as_str() {
         "create" => create(&context, &one(&CREATE)?),
         "run" => foreground(&context, &one(&CREATE)?),
@@ -173,6 +177,20 @@ fn dispatch(args: &[String], log: &mut Log) -> Result<i32, CommandError> {
         }
         other => Err(CommandError::Usage(format!("unknown command {other:?}"))),
     }
+}
+
+/// Before a process of ours enters a container, which could write to its program.
+fn seal() -> Result<(), CommandError> {
+    use std::os::unix::ffi::OsStrExt;
+    let args: Vec<_> =
+        std::env::args_os().filter_map(|arg| crate::sys::c_str(arg.as_bytes()).ok()).collect();
+    let env: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, value)| {
+            crate::sys::c_str(&[name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+        })
+        .collect();
+    crate::sys::sealed::run_sealed(&args, &env).step(|| "run from a sealed copy")?;
+    Ok(())
 }
 
 fn default_root() -> PathBuf {
@@ -336,6 +354,11 @@ fn start(context: &Context<'_>, id: &str) -> Result<i32, CommandError> {
     let started = start_through(&gate);
     context.store.started(id);
     started?;
+    if let Ok(spec) = context.store.config(id) {
+        let subject = Subject::new(&spec, id, &container.record.bundle);
+        let pid = container.running()?.pid;
+        subject.poststart(pid).unwrap_or_else(|failure| context.log.warn(&failure.to_string()));
+    }
     Ok(0)
 }
 
@@ -363,7 +386,7 @@ fn foreground(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError
     let code = run::wait(task.pid, &task.pidfd, pty, &signals)?;
     if !flags.has("keep") {
         task.destroy()?;
-        context.store.remove(&made.id)?;
+        forget(context, &made.id)?;
     }
     Ok(code)
 }
@@ -415,8 +438,21 @@ fn delete(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
         }
     }
     container.record.task.destroy()?;
-    context.store.remove(id)?;
+    forget(context, id)?;
     Ok(0)
+}
+
+/// Removes what is kept, and runs the last hooks. Their failure is no reason to keep it.
+fn forget(context: &Context<'_>, id: &str) -> Result<(), CommandError> {
+    let last = context.store.load(id).and_then(|record| {
+        let spec = context.store.config(id)?;
+        Ok(Subject::new(&spec, id, &record.bundle))
+    });
+    context.store.remove(id)?;
+    if let Ok(subject) = last {
+        subject.poststop().unwrap_or_else(|failure| context.log.warn(&failure.to_string()));
+    }
+    Ok(())
 }
 
 /// Kills a container's processes and waits for the init's end.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxIdMapping;
 
 use super::cgroup::{self, Cgroup};
+use super::hooks::{self, Subject};
 use super::init::{Init, Options, run_child};
 use super::task::{kill_and_reap, started};
 use crate::error::{Error, ErrorKind, Failure, Step};
@@ -25,11 +26,13 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// See [`crate::create`].
 pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<Created, Error> {
     let plan = Plan::parse(request.spec, request.id, request.bundle)?;
+    hooks::check(request.spec)?;
+    let subject = Subject::new(request.spec, request.id, request.bundle);
     let root_path = root_path(request)?;
     let joins = open_joins(&plan)?;
     let hierarchies = cgroup::host()?;
     let cgroup = Cgroup::create(&hierarchies, &plan.cgroup, plan.resources, &plan.device_rules)?;
-    let made = fork_init(request, options, &plan, &root_path, &joins, &cgroup);
+    let made = fork_init(request, options, &plan, &subject, &root_path, &joins, &cgroup);
     if made.is_err() {
         // The first failure is the one to report; a cgroup that stays is found by `destroy`.
         let _ = super::task::destroy(&cgroup);
@@ -69,6 +72,7 @@ fn fork_init(
     request: &CreateRequest<'_>,
     options: &Options,
     plan: &Plan<'_>,
+    subject: &Subject,
     root_path: &Path,
     joins: &[(u64, OwnedFd)],
     cgroup: &Cgroup,
@@ -94,13 +98,14 @@ fn fork_init(
                 cgroup,
                 joins,
                 options,
+                subject,
             };
             run_child(&theirs, || init.run())
         }
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(theirs);
-    let ready = when_ready(&ours, pid, plan);
+    let ready = when_ready(&ours, pid, plan, subject);
     let ready = ready.and_then(|(pty, warnings)| Ok((pty, warnings, started(pid)?)));
     match ready {
         Ok((pty, warnings, start_ticks)) => Ok(Created {
@@ -115,6 +120,7 @@ fn fork_init(
             pty,
             warnings,
             gate: options.listener.is_none().then_some(ours),
+            subject: subject.clone(),
         }),
         Err(error) => Err(kill_and_reap(&pidfd, error)),
     }
@@ -125,6 +131,7 @@ fn when_ready(
     channel: &Channel,
     pid: i32,
     plan: &Plan<'_>,
+    subject: &Subject,
 ) -> Result<(Option<OwnedFd>, Vec<String>), Error> {
     loop {
         match receive(channel, SET_UP_DEADLINE)? {
@@ -133,8 +140,13 @@ fn when_ready(
                 write_maps(pid, plan)?;
                 channel.send(&Message::Go.encode(), None).step(|| "answer the init")?;
             }
+            (Message::Hooks, _) => {
+                subject.create_runtime(pid)?;
+                let go = Message::GoAs { pid };
+                channel.send(&go.encode(), None).step(|| "answer the init")?;
+            }
             (Message::Failed(failure), _) => return Err(failure.into()),
-            (Message::Go, _) => {
+            (Message::Go | Message::GoAs { .. }, _) => {
                 return Err(
                     Failure::new(ErrorKind::Internal, "wait for the init", "said Go").into()
                 );
@@ -183,7 +195,12 @@ pub(crate) fn start(created: &mut Created) -> Result<(), Error> {
         return Err(Failure::new(ErrorKind::Precondition, "start", "was started already").into());
     };
     let started = start_through(&gate);
-    started.map_err(|error| kill_and_reap(&created.task.pidfd, error))
+    started.map_err(|error| kill_and_reap(&created.task.pidfd, error))?;
+    if let Err(failure) = created.subject.poststart(created.task.pid) {
+        // The program runs; the spec wants this said and nothing undone.
+        created.warnings.push(failure.to_string());
+    }
+    Ok(())
 }
 
 /// Tells a waiting init to go on, by its channel or by the socket at which it listens.

@@ -11,12 +11,13 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use super::cgroup::Cgroup;
 use super::console::Console;
+use super::hooks::Subject;
 use super::process::Groups;
 use super::{console, dev, guard, mounts, process, rootfs};
 use crate::error::{ErrorKind, Failure, Step};
@@ -39,6 +40,7 @@ pub(crate) struct Init<'a> {
     /// Namespaces to join, in order.
     pub(crate) joins: &'a [(u64, OwnedFd)],
     pub(crate) options: &'a Options,
+    pub(crate) subject: &'a Subject,
 }
 
 /// What only the command line asks for.
@@ -71,10 +73,16 @@ pub(crate) fn run_child(
 
 /// Waits for the parent's word. A parent that is gone wants nothing more from us.
 pub(crate) fn wait_for_go(channel: &Channel) -> Result<(), Failure> {
+    wait_for_go_as(channel).map(drop)
+}
+
+/// The same; gives this process' pid as the parent sees it, if that was told.
+fn wait_for_go_as(channel: &Channel) -> Result<i32, Failure> {
     let step = || "wait for the parent";
     match channel.receive(None).step(step)? {
         Received::Message { bytes, .. } => match Message::decode(&bytes) {
-            Some(Message::Go) => Ok(()),
+            Some(Message::Go) => Ok(0),
+            Some(Message::GoAs { pid }) => Ok(pid),
             _ => Err(Failure::new(ErrorKind::Internal, step(), "an unknown word")),
         },
         Received::Closed => sys_process::exit_now(1),
@@ -103,6 +111,7 @@ impl Init<'_> {
 
     fn go(&self, channel: &Channel, program: &CString) -> Result<Infallible, Failure> {
         wait_for_go(channel)?;
+        self.subject.start_container(1)?;
         let seccomp = self.plan.seccomp.as_ref();
         let preserved = self.options.preserved_fds;
         Err(process::become_program(&self.plan.process, program, seccomp, preserved))
@@ -159,11 +168,20 @@ impl Init<'_> {
         let plan = self.plan;
         let old_root = path::open_root().step(|| "open the root")?;
         rootfs::set_propagation(plan.root_propagation)?;
-        let sources = mounts::take(plan, self.cgroup)?;
-        let nodes = dev::take(plan)?;
+        let mut sources = Some(mounts::take(plan, self.cgroup)?);
+        let mut nodes = Some(dev::take(plan)?);
         match self.rootfs {
             Rootfs::Path(_) => rootfs::bind_root(self.root_path)?,
             Rootfs::Mounts(parts) => rootfs::mount_root(parts, self.root_path)?,
+        }
+        path::set_umask(0);
+        let mut filled = None;
+        if self.subject.any_before_pivot() {
+            // These hooks change what is mounted already, through the host's paths.
+            let root = path::open_host(self.root_path).step(|| "open the container's root")?;
+            filled = Some(self.fill_root(root.as_fd(), sources.take(), nodes.take())?);
+            self.channel.send(&Message::Hooks.encode(), None).step(|| "ask for the hooks")?;
+            self.subject.create_container(wait_for_go_as(self.channel)?)?;
         }
         let root = match self.options.no_pivot {
             false => rootfs::pivot(self.root_path, plan.root_propagation)?,
@@ -174,15 +192,28 @@ impl Init<'_> {
         if !self.options.no_pivot {
             rootfs::leave_old_root(old_root.as_fd(), root.as_fd(), plan.root_propagation)?;
         }
-        path::set_umask(0);
-        let placed = mounts::place(plan, self.cgroup, root.as_fd(), sources)?;
-        dev::fill(plan, root.as_fd(), nodes)?;
+        let placed = match filled {
+            Some(placed) => placed,
+            None => self.fill_root(root.as_fd(), sources.take(), nodes.take())?,
+        };
         guard::set_parameters(plan, placed.proc.as_ref())?;
         if let Some(bits) = plan.root_propagation {
             crate::sys::mount::set_propagation(Path::new("/"), bits)
                 .step(|| "linux.rootfsPropagation: set it")?;
         }
         Ok((root, placed.read_only_later))
+    }
+
+    fn fill_root(
+        &self,
+        root: BorrowedFd<'_>,
+        sources: Option<Vec<mounts::Source>>,
+        nodes: Option<Vec<OwnedFd>>,
+    ) -> Result<mounts::Placed, Failure> {
+        let sources = sources.unwrap_or_default();
+        let placed = mounts::place(self.plan, self.cgroup, root, sources)?;
+        dev::fill(self.plan, root, nodes.unwrap_or_default())?;
+        Ok(placed)
     }
 
     /// A missing working directory is made, as engines expect.

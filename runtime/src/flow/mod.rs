@@ -8,6 +8,7 @@ pub(crate) mod create;
 pub(crate) mod dev;
 pub(crate) mod exec;
 pub(crate) mod guard;
+pub(crate) mod hooks;
 pub(crate) mod init;
 pub(crate) mod mounts;
 pub(crate) mod process;

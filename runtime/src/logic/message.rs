@@ -4,6 +4,8 @@
 //! child                              parent
 //!   ├─ MapMe ───────────────────────▶ (new user namespace only) writes the id maps
 //!   ◀─────────────────────────── Go ──┤
+//!   ├─ Hooks ───────────────────────▶ (hooks before the change of root only) runs its own
+//!   ◀────────────────────── GoAs {pid} ┤
 //!   ├─ Ready {warnings} + pty ──────▶ create returns
 //!   ◀─────────────────────────── Go ──┤ start
 //!   └─ execve closes the channel ───▶ start returns
@@ -18,9 +20,17 @@ use crate::error::Failure;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Message {
     MapMe,
-    Ready { warnings: Vec<String> },
+    /// Mounts are made, the root not changed: the runtime's hooks may run.
+    Hooks,
+    Ready {
+        warnings: Vec<String>,
+    },
     Failed(Failure),
     Go,
+    /// Go on; the child's pid as its parent sees it.
+    GoAs {
+        pid: i32,
+    },
 }
 
 impl Message {
@@ -30,7 +40,9 @@ impl Message {
             Self::MapMe => b"M".to_vec(),
             Self::Go => b"G".to_vec(),
             Self::Ready { warnings } if warnings.is_empty() => b"R".to_vec(),
-            Self::Ready { .. } | Self::Failed(_) => serde_json::to_vec(self).unwrap_or_default(),
+            Self::Hooks | Self::GoAs { .. } | Self::Ready { .. } | Self::Failed(_) => {
+                serde_json::to_vec(self).unwrap_or_default()
+            }
         }
     }
 

@@ -12,6 +12,7 @@ pub(crate) mod mount;
 pub(crate) mod net;
 pub(crate) mod path;
 pub(crate) mod process;
+pub(crate) mod sealed;
 pub(crate) mod tty;
 
 use std::ffi::CString;

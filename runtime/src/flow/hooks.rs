@@ -1,0 +1,167 @@
+//! Programs of the spec that run at the turns of a container's life, with its state on their
+//! standard input.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use oci_spec::runtime::{Hook, Hooks, Spec};
+
+use crate::error::{Error, ErrorKind, Failure, Step};
+use crate::sys::process;
+
+/// For a hook that names none; a hook that hangs must not hang its container for ever.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A container as its hooks are told of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Subject {
+    pub(crate) hooks: Option<Hooks>,
+    head: serde_json::Value,
+}
+
+impl Subject {
+    pub(crate) fn new(spec: &Spec, id: &str, bundle: &Path) -> Self {
+        let head = serde_json::json!({
+            "ociVersion": spec.version(),
+            "id": id,
+            "bundle": bundle,
+            "annotations": spec.annotations().clone().unwrap_or_default(),
+        });
+        Self { hooks: spec.hooks().clone(), head }
+    }
+
+    fn state(&self, status: &str, pid: i32) -> Vec<u8> {
+        let mut state = self.head.clone();
+        state["status"] = status.into();
+        state["pid"] = pid.into();
+        state.to_string().into_bytes()
+    }
+
+    /// Whether something runs between the mounts and the change of root.
+    pub(crate) fn any_before_pivot(&self) -> bool {
+        self.hooks.as_ref().is_some_and(|hooks| {
+            let some = |list: &Option<Vec<Hook>>| list.as_ref().is_some_and(|l| !l.is_empty());
+            #[allow(deprecated)] // by the spec; still what NVIDIA's toolkit uses
+            let prestart = some(hooks.prestart());
+            prestart || some(hooks.create_runtime()) || some(hooks.create_container())
+        })
+    }
+
+    /// In the runtime's namespaces, before the container's root is the root.
+    pub(crate) fn create_runtime(&self, pid: i32) -> Result<(), Failure> {
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        let state = self.state("creating", pid);
+        #[allow(deprecated)]
+        run("prestart", hooks.prestart().as_deref(), &state)?;
+        run("createRuntime", hooks.create_runtime().as_deref(), &state)
+    }
+
+    /// In the container's namespaces, before its root is the root.
+    pub(crate) fn create_container(&self, pid: i32) -> Result<(), Failure> {
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        run("createContainer", hooks.create_container().as_deref(), &self.state("creating", pid))
+    }
+
+    /// In the container, just before its program.
+    pub(crate) fn start_container(&self, pid: i32) -> Result<(), Failure> {
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        run("startContainer", hooks.start_container().as_deref(), &self.state("created", pid))
+    }
+
+    /// After the program has begun.
+    pub(crate) fn poststart(&self, pid: i32) -> Result<(), Failure> {
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        run("poststart", hooks.poststart().as_deref(), &self.state("running", pid))
+    }
+
+    /// After the container is gone. All run, whatever the others say; the first failure is given.
+    pub(crate) fn poststop(&self) -> Result<(), Failure> {
+        let Some(hooks) = &self.hooks else { return Ok(()) };
+        let state = self.state("stopped", 0);
+        let mut first = Ok(());
+        for (index, hook) in hooks.poststop().iter().flatten().enumerate() {
+            let done = run_one(hook, &state).map_err(|f| named("poststop", index, f));
+            first = first.and(done);
+        }
+        first
+    }
+}
+
+/// Refuses hooks that can't be run, before anything is made.
+pub(crate) fn check(spec: &Spec) -> Result<(), Error> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    #[allow(deprecated)]
+    let lists = [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    for (name, list) in lists {
+        for (index, hook) in list.iter().flatten().enumerate() {
+            let refuse = |field: &str, reason: &str| Error::Spec {
+                field: format!("hooks.{name}[{index}].{field}"),
+                reason: reason.to_owned(),
+            };
+            if !hook.path().is_absolute() {
+                return Err(refuse("path", "must be an absolute path"));
+            }
+            if hook.timeout().is_some_and(|timeout| timeout <= 0) {
+                return Err(refuse("timeout", "must be above 0"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn named(name: &str, index: usize, failure: Failure) -> Failure {
+    Failure { step: format!("hooks.{name}[{index}]: {}", failure.step), ..failure }
+}
+
+fn run(name: &str, hooks: Option<&[Hook]>, state: &[u8]) -> Result<(), Failure> {
+    for (index, hook) in hooks.unwrap_or(&[]).iter().enumerate() {
+        run_one(hook, state).map_err(|failure| named(name, index, failure))?;
+    }
+    Ok(())
+}
+
+fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Failure> {
+    let step = || format!("run {}", hook.path().display());
+    let mut command = Command::new(hook.path());
+    if let Some((first, rest)) = hook.args().as_deref().and_then(<[String]>::split_first) {
+        command.arg0(first).args(rest);
+    }
+    command.env_clear();
+    command.envs(hook.env().iter().flatten().filter_map(|entry| entry.split_once('=')));
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().step(step)?;
+    let pidfd = process::pidfd_open(child.id() as i32).step(step)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A hook may end without reading. The state is shorter than a pipe.
+        let _ = stdin.write_all(state);
+    }
+    let timeout = match hook.timeout() {
+        Some(seconds) => Duration::from_secs(seconds.unsigned_abs()),
+        None => DEFAULT_TIMEOUT,
+    };
+    let ended = process::pidfd_ended(pidfd.as_fd(), timeout).step(step)?;
+    if !ended {
+        // It is ours and not reaped, so it is still the one.
+        let _ = child.kill();
+    }
+    let status = child.wait().step(step)?;
+    match (ended, status.success()) {
+        (true, true) => Ok(()),
+        (true, false) => Err(Failure::new(ErrorKind::Internal, step(), status.to_string())),
+        (false, _) => {
+            let text = format!("timeout after {} s", timeout.as_secs());
+            Err(Failure::new(ErrorKind::Deadline, step(), text))
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The command, as callers of runc use it.
+#![allow(clippy::print_stdout)]
+
+mod world;
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+use world::{Check, World};
+
+fn main() {
+    world::main(&[
+        ("run_gives_output_and_code", run_gives_output_and_code),
+        ("a_life_in_single_commands", a_life_in_single_commands),
+        ("start_says_why_execve_failed", start_says_why_execve_failed),
+        ("exec_with_process_and_flags", exec_with_process_and_flags),
+        ("errors_in_the_words_of_runc", errors_in_the_words_of_runc),
+        ("cve_2019_5736_the_program_cannot_be_written", the_program_cannot_be_written),
+        ("half_written_state_is_reported", half_written_state_is_reported),
+        ("spec_and_features", spec_and_features),
+        ("hooks_run_in_order", hooks_run_in_order),
+    ]);
+}
+
+struct Runtime {
+    world: World,
+}
+
+impl Runtime {
+    fn new() -> Check<Self> {
+        Ok(Self { world: World::new()? })
+    }
+
+    fn save(&self) -> Check {
+        Ok(std::fs::write(self.world.path("config.json"), self.world.spec.to_string())?)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.world.path("state")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wharf-runtime"));
+        command.arg("--root").arg(self.root()).args(args).current_dir(self.world.path(""));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn call(&self, args: &[&str]) -> Check<Output> {
+        Ok(self.command(args).output()?)
+    }
+
+    fn good(&self, args: &[&str]) -> Check<String> {
+        let out = self.call(args)?;
+        if !out.status.success() {
+            return Err(format!("{args:?}: {}", String::from_utf8_lossy(&out.stderr)).into());
+        }
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    fn bad(&self, args: &[&str]) -> Check<(i32, String)> {
+        let out = self.call(args)?;
+        if out.status.success() {
+            return Err(format!("{args:?} worked").into());
+        }
+        Ok((out.status.code().unwrap_or(-1), String::from_utf8_lossy(&out.stderr).into_owned()))
+    }
+
+    fn status(&self, id: &str) -> Check<String> {
+        let state: Value = serde_json::from_str(&self.good(&["state", id])?)?;
+        Ok(state["status"].as_str().unwrap_or("").to_owned())
+    }
+
+    /// Created without pipes that its init would keep open.
+    fn create(&self, id: &str) -> Check {
+        let status = self
+            .command(&["create", "--pid-file", "pid", id])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()?;
+        if status.success() { Ok(()) } else { Err("create failed".into()) }
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        let _ = self.call(&["delete", "--force", "c"]);
+    }
+}
+
+fn run_gives_output_and_code() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.sh("echo out; echo err >&2; exit 7");
+    r.save()?;
+    let out = r.call(&["run", "c"])?;
+    r.world.same("code", out.status.code(), Some(7))?;
+    r.world.same("output", &*String::from_utf8_lossy(&out.stdout), "out\n")?;
+    r.world.same("errors", &*String::from_utf8_lossy(&out.stderr), "err\n")?;
+    r.world.same("left", r.root().join("c").exists() || r.world.cgroup_exists(), false)
+}
+
+fn a_life_in_single_commands() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "100"]);
+    r.save()?;
+    r.create("c")?;
+    r.world.same("status", r.status("c")?.as_str(), "created")?;
+    let pid = std::fs::read_to_string(r.world.path("pid"))?;
+    r.world.has(&r.good(&["state", "c"])?, &format!("\"pid\": {pid}"))?;
+    r.good(&["start", "c"])?;
+    r.world.same("status", r.status("c")?.as_str(), "running")?;
+    r.world.same("ps", r.good(&["ps", "--format", "json", "c"])?.trim(), &format!("[{pid}]"))?;
+    r.good(&["pause", "c"])?;
+    r.world.same("status", r.status("c")?.as_str(), "paused")?;
+    r.good(&["resume", "c"])?;
+    r.good(&["update", "--memory", "33554432", "--pids-limit", "9", "c"])?;
+    let stats: Value = serde_json::from_str(&r.good(&["events", "--stats", "c"])?)?;
+    r.world.same("limit", stats["data"]["memory"]["usage"]["limit"].as_u64(), Some(33_554_432))?;
+    r.world.has(&r.good(&["list"])?, "running")?;
+    r.world.has(&r.bad(&["delete", "c"])?.1, "not stopped: running")?;
+    r.good(&["kill", "c", "KILL"])?;
+    world::until("its end", || Ok(r.status("c")? == "stopped"))?;
+    r.good(&["delete", "c"])?;
+    r.world.same("left", r.root().join("c").exists() || r.world.cgroup_exists(), false)
+}
+
+fn start_says_why_execve_failed() -> Check {
+    let mut r = Runtime::new()?;
+    std::fs::write(r.world.root().join("bad"), "#!/no/such/interpreter\n")?;
+    std::process::Command::new("chmod").arg("755").arg(r.world.root().join("bad")).status()?;
+    r.world.args(&["/bad"]);
+    r.save()?;
+    r.create("c")?;
+    r.world.has(&r.bad(&["start", "c"])?.1, "No such file")?;
+    r.good(&["delete", "--force", "c"]).map(drop)
+}
+
+fn exec_with_process_and_flags() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "100"]);
+    r.save()?;
+    r.create("c")?;
+    r.good(&["start", "c"])?;
+    let out = r.good(&[
+        "exec",
+        "-e",
+        "A=b",
+        "--cwd",
+        "/tmp",
+        "-u",
+        "7:8",
+        "c",
+        "sh",
+        "-c",
+        "id -u; id -g; pwd; echo $A",
+    ])?;
+    r.world.same("by flags", out.as_str(), "7\n8\n/tmp\nb\n")?;
+    let process = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["sh", "-c", "exit 9"], "env": ["PATH=/bin"]});
+    std::fs::write(r.world.path("process.json"), process.to_string())?;
+    r.world.same("code", r.bad(&["exec", "--process", "process.json", "c"])?.0, 9)?;
+    r.world.same(
+        "detached",
+        r.good(&["exec", "-d", "--pid-file", "p2", "c", "true"])?.as_str(),
+        "",
+    )?;
+    r.world.same("pid file", r.world.path("p2").exists(), true)?;
+    let (code, text) = r.bad(&["exec", "c", "nothing"])?;
+    r.world.same("code", code, 255)?;
+    r.world.has(&text, "executable file not found in $PATH")
+}
+
+fn errors_in_the_words_of_runc() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.has(&r.bad(&["state", "c"])?.1, "does not exist")?;
+    r.good(&["delete", "--force", "c"])?;
+    r.world.args(&["sleep", "100"]);
+    r.save()?;
+    r.create("c")?;
+    r.world.has(&r.bad(&["create", "c"])?.1, "already exists")?;
+    r.good(&["start", "c"])?;
+    r.world.has(&r.bad(&["start", "c"])?.1, "running")?;
+    r.good(&["kill", "c", "9"])?;
+    world::until("its end", || Ok(r.status("c")? == "stopped"))?;
+    r.world.has(&r.bad(&["kill", "c", "9"])?.1, "container not running")?;
+    r.world.has(&r.bad(&["exec", "c", "true"])?.1, "stopped")?;
+    r.world.has(&r.bad(&["create", "../x"])?.1, "invalid container id")?;
+    let log = r.world.path("log.json");
+    let _ =
+        r.call(&["--log", log.to_str().unwrap_or(""), "--log-format", "json", "state", "nope"])?;
+    r.bad(&["--log", "log.json", "--log-format", "json", "state", "nope"])?;
+    let line: Value =
+        serde_json::from_str(std::fs::read_to_string(&log)?.lines().next().unwrap_or(""))?;
+    r.world.same("level", line["level"].as_str(), Some("error"))
+}
+
+/// The image's program is a script whose interpreter is the runtime itself.
+fn the_program_cannot_be_written() -> Check {
+    let mut r = Runtime::new()?;
+    // The container's own eyes: while an exec is on its way, its program is opened for writing.
+    r.world.sh("touch /tmp/ready; while true; do for p in /proc/[0-9]*; do case $p in /proc/1|/proc/$$) ;; \
+        *) case $(readlink $p/exe 2>/dev/null) in *busybox*|'') ;; *) echo seen >>/tmp/seen; \
+        ( : >>$p/exe ) 2>/dev/null && echo written >>/tmp/written ;; esac;; esac; done; done 2>/dev/null");
+    r.world.spec["process"]["capabilities"]["effective"] =
+        json!(["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"]);
+    r.world.spec["process"]["capabilities"]["permitted"] =
+        json!(["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"]);
+    r.world.spec["process"]["capabilities"]["bounding"] =
+        json!(["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"]);
+    r.save()?;
+    let before = std::fs::read(env!("CARGO_BIN_EXE_wharf-runtime"))?.len();
+    r.create("c")?;
+    r.good(&["start", "c"])?;
+    let ready = r.world.root().join("tmp/ready");
+    world::until("the script", || Ok(ready.exists()))?;
+    std::fs::write(r.world.root().join("tmp/evil"), "#!/proc/self/exe\n")?;
+    std::process::Command::new("chmod").arg("755").arg(r.world.root().join("tmp/evil")).status()?;
+    for _ in 0..10 {
+        let _ = r.call(&["exec", "c", "/tmp/evil"])?;
+    }
+    println!("        seen {}", r.world.root().join("tmp/seen").exists());
+    r.world.same("written", r.world.root().join("tmp/written").exists(), false)?;
+    r.world.same("length", std::fs::read(env!("CARGO_BIN_EXE_wharf-runtime"))?.len(), before)
+}
+
+fn half_written_state_is_reported() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "100"]);
+    r.save()?;
+    r.create("c")?;
+    let path = r.root().join("c/state.json");
+    let whole = std::fs::read_to_string(&path)?;
+    std::fs::write(&path, &whole[..whole.len() / 2])?;
+    r.world.has(&r.bad(&["state", "c"])?.1, "state.json")?;
+    let mut other: Value = serde_json::from_str(&whole)?;
+    other["version"] = json!(99);
+    std::fs::write(&path, other.to_string())?;
+    r.world.has(&r.bad(&["state", "c"])?.1, "version 99")?;
+    // Another one beside it is listed all the same.
+    r.good(&["list"])?;
+    std::fs::write(&path, whole)?;
+    Ok(())
+}
+
+fn spec_and_features() -> Check {
+    let r = Runtime::new()?;
+    r.good(&["spec"])?;
+    let spec: Value = serde_json::from_str(&std::fs::read_to_string(r.world.path("config.json"))?)?;
+    r.world.same("terminal", spec["process"]["terminal"].as_bool(), Some(true))?;
+    r.bad(&["spec"])?;
+    let features: Value = serde_json::from_str(&r.good(&["features"])?)?;
+    r.world.same("seccomp", features["linux"]["seccomp"]["enabled"].as_bool(), Some(true))
+}
+
+fn hooks_run_in_order() -> Check {
+    let mut r = Runtime::new()?;
+    let log = r.world.path("log");
+    let hook = |name: &str| {
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("sed 's/.*\"status\":\"\\([a-z]*\\)\".*/{name} \\1/' >>{}; echo >>{}", log.display(), log.display())],
+            "timeout": 10}])
+    };
+    r.world.spec["hooks"] = json!({"prestart": hook("prestart"), "createRuntime": hook("createRuntime"),
+        "createContainer": hook("createContainer"), "poststart": hook("poststart"), "poststop": hook("poststop"),
+        "startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", "touch /in-the-container"]}]});
+    r.save()?;
+    r.good(&["run", "c"])?;
+    let text: Vec<String> = std::fs::read_to_string(&log)?
+        .lines()
+        .filter(|l| !l.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let want = [
+        "prestart creating",
+        "createRuntime creating",
+        "createContainer creating",
+        "poststart running",
+        "poststop stopped",
+    ];
+    r.world.same("order", text.iter().map(String::as_str).collect::<Vec<_>>(), want.to_vec())?;
+    r.world.same(
+        "startContainer ran inside",
+        r.world.root().join("in-the-container").exists(),
+        true,
+    )?;
+    r.world.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
+    r.save()?;
+    r.world.has(&r.bad(&["run", "c"])?.1, "hooks.createRuntime[0]")?;
+    r.world.spec["hooks"] =
+        json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "60"], "timeout": 1}]});
+    r.save()?;
+    r.world.has(&r.bad(&["run", "c"])?.1, "timeout")?;
+    r.world.same("left", r.root().join("c").exists() || r.world.cgroup_exists(), false)
+}
