@@ -12,7 +12,9 @@ from google.protobuf import descriptor_pool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-channel = grpc.insecure_channel(sys.argv[1])
+# For a unix socket, gRPC's C core makes an authority out of the path, in which Rust's h2 finds a "%"
+# that an authority may not have.
+channel = grpc.insecure_channel(sys.argv[1], options=[("grpc.default_authority", "localhost")])
 pool = descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
 
 def call(service, method, **fields):
