@@ -134,6 +134,29 @@ fn memory_hog_is_said_to_be_oom_killed() {
 }
 
 #[test]
+fn figures_of_the_cgroup() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    world.run(&mut client, &Container::new(&["/bin/sleep", "1000"]));
+    let answer: task::StatsResponse =
+        client.task("Stats", &task::StatsRequest { id: world.id.clone() }).expect("figures");
+    let any = answer.stats.expect("figures");
+    let pids = match any.type_url.as_str() {
+        "io.containerd.cgroups.v1.Metrics" => {
+            let metrics = wharf_proto::containerd::cgroups::v1::Metrics::decode(&any.value[..]);
+            metrics.expect("message").pids.expect("pids").current
+        }
+        "io.containerd.cgroups.v2.Metrics" => {
+            let metrics = wharf_proto::containerd::cgroups::v2::Metrics::decode(&any.value[..]);
+            metrics.expect("message").pids.expect("pids").current
+        }
+        other => panic!("{other}"),
+    };
+    assert_eq!(pids, 1);
+}
+
+#[test]
 fn orphans_are_reaped() {
     need_host!();
     let world = World::new();

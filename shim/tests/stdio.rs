@@ -118,7 +118,8 @@ fn an_exec_that_nobody_reads_waits_and_loses_nothing() {
     let status = client.state(&world.id, "e").expect("there").status();
     assert_eq!(status, task::Status::Running, "held back by what is not read");
     // A reader whose connection breaks goes on where it was.
-    let request = wharf::ReadOutputRequest { exec_id: "e".into(), offset: 0, max_bytes: 1000 };
+    let request =
+        wharf::ReadOutputRequest { exec_id: "e".into(), max_bytes: 1000, ..Default::default() };
     let first: wharf::ReadOutputResponse =
         world.client().wharf("ReadOutput", &request).expect("output");
     let again: wharf::ReadOutputResponse = client.wharf("ReadOutput", &request).expect("output");
@@ -126,6 +127,31 @@ fn an_exec_that_nobody_reads_waits_and_loses_nothing() {
     let (stdout, _) = client.read_all("e");
     assert_eq!(stdout.len(), 3_000_000);
     assert_eq!(client.wait_exit("e").exit_code, 0);
+}
+
+#[test]
+fn held_output_is_released_apart_from_its_reading() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    world.run(&mut client, &Container::new(&["/bin/sleep", "1000"]));
+    client.add_exec(&world.id, "e", &["/bin/echo", "0123456789"], false).expect("added");
+    client.start(&world.id, "e").expect("started");
+    client.wait_exit("e");
+    let mut read = |offset, release_below| {
+        let request = wharf::ReadOutputRequest {
+            exec_id: "e".into(),
+            offset,
+            release_below,
+            ..Default::default()
+        };
+        client.wharf::<wharf::ReadOutputResponse>("ReadOutput", &request)
+    };
+    assert_eq!(read(8, Some(0)).expect("held").next_offset, 11);
+    assert_eq!(read(2, Some(2)).expect("held still").chunks[0].data, b"23456789\n");
+    assert_eq!(read(1, Some(1)).expect_err("released").code, 11);
+    let info: wharf::InfoResponse = client.wharf("Info", &wharf::InfoRequest {}).expect("answers");
+    assert_eq!(info.exec_ids, ["e"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod args;
 mod bootstrap;
 mod commands;
 mod connection;
+mod create_options;
 mod events;
 mod metrics;
 mod publisher;

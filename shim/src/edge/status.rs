@@ -28,6 +28,8 @@ pub(crate) enum EdgeError {
     TooManyCalls(usize),
     #[error("streams are not served here")]
     Streaming,
+    #[error("option {0} is not served")]
+    Option(&'static str),
     #[error("bundle {0:?} is not an absolute path")]
     Bundle(String),
     #[error(transparent)]
@@ -45,7 +47,9 @@ impl From<IdError> for EdgeError {
 impl EdgeError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Service(_) | Self::Method(_) | Self::Streaming => Kind::Unsupported,
+            Self::Service(_) | Self::Method(_) | Self::Streaming | Self::Option(_) => {
+                Kind::Unsupported
+            }
             Self::Message(_) | Self::Stream { .. } | Self::Bundle(_) => Kind::Invalid,
             Self::TooManyCalls(_) | Self::Frame(FrameError::TooLong { .. }) => Kind::Exhausted,
             Self::Frame(FrameError::UnknownType(_)) => Kind::Invalid,

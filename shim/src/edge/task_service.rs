@@ -6,17 +6,15 @@ use prost::Message as _;
 use prost_types::Any;
 use wharf_proto::containerd::runc::v1::ProcessDetails;
 use wharf_proto::containerd::v1::types::ProcessInfo;
+use wharf_proto::task as wire;
 use wharf_proto::ttrpc::Request;
-use wharf_proto::{shim as wharf, task as wire};
 
+use super::create_options;
 use super::metrics::metrics;
 use super::server::{Form, Reply};
 use super::status::{EdgeError, timestamp};
-use crate::flow::{
-    AddExec, CreateTask, Force, LogTarget, Mount, Options, Reach, Shim, Ticket, Uris,
-};
+use crate::flow::{AddExec, CreateTask, Force, Mount, Reach, Shim, Ticket, Uris};
 use crate::logic::ids::{ExecId, ProcessRef, TaskId};
-use crate::logic::lines::Format;
 use crate::logic::process::State;
 
 pub(crate) fn call(request: &Request, ticket: Ticket, shim: &mut Shim) -> Result<Reply, EdgeError> {
@@ -112,10 +110,7 @@ fn inside(method: &str, payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, Edge
 
 fn create(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
     let asked = wire::CreateTaskRequest::decode(payload)?;
-    let options = match &asked.options {
-        Some(any) => options(any)?,
-        None => None,
-    };
+    let options = create_options::parse(asked.options.as_ref())?;
     let bundle = PathBuf::from(&asked.bundle);
     if !bundle.is_absolute() {
         return Err(EdgeError::Bundle(asked.bundle));
@@ -132,31 +127,10 @@ fn create(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
         rootfs: rootfs.collect(),
         terminal: asked.terminal,
         uris: Uris { stdin: asked.stdin, stdout: asked.stdout, stderr: asked.stderr },
-        options,
+        options: options.wharf,
+        owner: options.owner,
     })?;
     Ok(wire::CreateTaskResponse { pid: unsigned(pid) }.encode_to_vec())
-}
-
-/// `None`: the caller is not Wharf's supervisor.
-fn options(any: &Any) -> Result<Option<Options>, EdgeError> {
-    // A prefix up to the last slash says where a type's definition is.
-    let name = any.type_url.rsplit('/').next().unwrap_or_default();
-    if name != wharf::CREATE_OPTIONS_TYPE_URL {
-        return Ok(None);
-    }
-    let asked = wharf::CreateOptions::decode(any.value.as_slice())?;
-    let log = asked.log.filter(|log| !log.path.is_empty()).map(|log| LogTarget {
-        format: match log.format() {
-            wharf::log_target::Format::JsonFile => Format::JsonFile,
-            wharf::log_target::Format::Unspecified | wharf::log_target::Format::Cri => Format::Cri,
-        },
-        path: log.path.into(),
-        max_bytes: log.max_bytes,
-        max_files: log.max_files,
-    });
-    let size = |value: u32| u16::try_from(value).ok().filter(|&value| value > 0);
-    let window = size(asked.terminal_width).zip(size(asked.terminal_height));
-    Ok(Some(Options { log, open_stdin: asked.open_stdin, window }))
 }
 
 fn exec(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {

@@ -11,7 +11,7 @@ use super::log::{Log, LogTarget};
 use super::process::Process;
 use super::records::StateRecord;
 use super::shim::{Container, Shim};
-use super::stdio::{From, Plan, To, Uris, Window};
+use super::stdio::{From, Owner, Plan, To, Uris, Window};
 use crate::logic::exit::{Ending, Exit};
 use crate::logic::ids::TaskId;
 use crate::sys::journal::{self, Level};
@@ -36,6 +36,8 @@ pub(crate) struct CreateTask {
     pub(crate) uris: Uris,
     /// Wharf's own options; without them the URIs say where streams go.
     pub(crate) options: Option<Options>,
+    /// Who is to own the pipes of the init.
+    pub(crate) owner: Option<Owner>,
 }
 
 /// Wharf's own options.
@@ -193,7 +195,8 @@ fn plan(request: &CreateTask, spec: &oci::Spec) -> Result<Plan, Error> {
         Some((u16::try_from(size.width()).ok()?, u16::try_from(size.height()).ok()?))
     });
     let Some(options) = &request.options else {
-        return Plan::from_uris(&request.uris, request.terminal.then_some(in_spec));
+        let plan = Plan::from_uris(&request.uris, request.terminal.then_some(in_spec))?;
+        return Ok(Plan { owner: request.owner, ..plan });
     };
     let output = || if options.log.is_some() { To::Log } else { To::Nowhere };
     Ok(Plan {
@@ -201,5 +204,6 @@ fn plan(request: &CreateTask, spec: &oci::Spec) -> Result<Plan, Error> {
         stdout: output(),
         stderr: output(),
         terminal: request.terminal.then_some(options.window.or(in_spec)),
+        owner: request.owner,
     })
 }

@@ -32,13 +32,22 @@ pub(crate) struct Log {
     /// Lines that the disk had no room for.
     blocked: Vec<u8>,
     retry_at: Option<Instant>,
+    /// The last line of stdout, of stderr, is a part of one.
+    open_lines: [bool; 2],
     dropped: u64,
 }
 
 impl Log {
     pub(crate) fn open(target: &LogTarget) -> Result<Self, SysError> {
         let file = LogFile::open(&target.path, target.max_bytes, target.max_files)?;
-        Ok(Self { file, format: target.format, blocked: Vec::new(), retry_at: None, dropped: 0 })
+        Ok(Self {
+            file,
+            format: target.format,
+            blocked: Vec::new(),
+            retry_at: None,
+            open_lines: [false; 2],
+            dropped: 0,
+        })
     }
 
     /// Encodes and writes; answers how many bytes of input are done with: all, but for a last
@@ -58,6 +67,7 @@ impl Log {
                 return consumed;
             }
             consumed += step.consumed;
+            self.open_lines[stream as usize] = step.is_open;
             self.write(&out[..step.produced]);
         }
     }
@@ -82,7 +92,9 @@ impl Log {
             }
         }
         self.blocked.extend_from_slice(bytes);
-        if self.blocked.is_empty() && self.file.is_due() {
+        // A line is not torn between two files, unless it is as long as a file.
+        let is_torn = self.open_lines.contains(&true) && !self.file.is_overdue();
+        if self.blocked.is_empty() && self.file.is_due() && !is_torn {
             self.rotate();
         }
     }

@@ -32,4 +32,4 @@ pub(crate) use log::LogTarget;
 pub(crate) use read_output::ReadOutput;
 pub(crate) use shim::{Completion, Force, Identity, Outcome, Shim, Ticket};
 pub(crate) use signal::Reach;
-pub(crate) use stdio::Uris;
+pub(crate) use stdio::{Owner, Uris};

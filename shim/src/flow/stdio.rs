@@ -16,6 +16,9 @@ use crate::sys::{SysError, pipes};
 /// Columns and rows.
 pub(crate) type Window = (u16, u16);
 
+/// User and group, as numbers.
+pub(crate) type Owner = (u32, u32);
+
 /// The URIs of a Task request, kept to be told in `State`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Uris {
@@ -55,6 +58,8 @@ pub(crate) struct Plan {
     pub(crate) stdout: To,
     pub(crate) stderr: To,
     pub(crate) terminal: Option<Option<Window>>,
+    /// Who owns the pipes that the process gets; `None`: whoever the shim runs as.
+    pub(crate) owner: Option<Owner>,
 }
 
 impl Plan {
@@ -66,7 +71,7 @@ impl Plan {
             To::Nowhere | To::Log => From::Nowhere,
         };
         let stderr = if terminal.is_some() { To::Nowhere } else { target(&uris.stderr)? };
-        Ok(Self { stdin, stdout: target(&uris.stdout)?, stderr, terminal })
+        Ok(Self { stdin, stdout: target(&uris.stdout)?, stderr, terminal, owner: None })
     }
 
     /// Opens everything. Nothing is left open when it fails.
@@ -94,6 +99,7 @@ impl Plan {
         let mut input = None;
         let stdin = if takes_input {
             let pipe = pipes::input_pipe()?;
+            pipes::give(&pipe.theirs, self.owner)?;
             input = Some(pipe.ours);
             pipe.theirs
         } else {
@@ -106,6 +112,7 @@ impl Plan {
                 ends.push(pipes::dev_null()?);
             } else {
                 let pipe = pipes::output_pipe()?;
+                pipes::give(&pipe.theirs, self.owner)?;
                 pumps.push(Pump::new(stream, Some(pipe.ours), sink));
                 ends.push(pipe.theirs);
             }

@@ -51,6 +51,8 @@ pub(crate) struct Step {
     pub(crate) consumed: usize,
     /// Bytes of output.
     pub(crate) produced: usize,
+    /// The last line of the output is a part: the next of its stream goes on with it.
+    pub(crate) is_open: bool,
 }
 
 const CRI_HEAD: usize = RFC3339_LEN + " stdout F ".len();
@@ -78,7 +80,7 @@ impl Encoder {
     /// the input consumed, or less than a line left under [`Tail::Keep`], there is no more to do.
     pub(crate) fn step(&self, input: &[u8], tail: Tail, out: &mut [u8]) -> Step {
         debug_assert!(out.len() >= MIN_OUT);
-        let mut step = Step { consumed: 0, produced: 0 };
+        let mut step = Step { consumed: 0, produced: 0, is_open: false };
         while let Some(line) = next_line(&input[step.consumed..], tail, self.format) {
             let rest = &mut out[step.produced..];
             if rest.len() < self.bound(line.payload.len()) {
@@ -89,6 +91,7 @@ impl Encoder {
                 Format::JsonFile => self.json(&line, rest),
             };
             step.consumed += line.payload.len() + usize::from(line.ended);
+            step.is_open = !line.ended;
         }
         step
     }

@@ -133,19 +133,6 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_was_read_is_held_until_it_is_released() {
-        let mut output = Output::default();
-        output.push(Stream::Stdout, b"hello ");
-        output.push(Stream::Stderr, b"world");
-        let rest = output.take(8, 0, 100).expect("held");
-        assert_eq!(rest.chunks, [(Stream::Stderr, b"rld".to_vec())]);
-        assert_eq!((rest.next, rest.drained), (11, true));
-        assert_eq!(output.take(2, 2, 2).expect("held").chunks[0].1, b"ll");
-        assert_eq!(output.take(6, 1, 1).expect("an old release").chunks[0].1, b"w");
-        assert!(output.take(1, 1, 1).is_err(), "released");
-    }
-
-    #[test]
     fn the_same_offset_gives_the_same_bytes() {
         let mut output = Output::default();
         output.push(Stream::Stdout, b"hello ");

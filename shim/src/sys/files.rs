@@ -73,6 +73,11 @@ impl LogFile {
         self.max_bytes > 0 && self.size >= self.max_bytes
     }
 
+    /// Grown to twice its size.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.is_due() && self.size / 2 >= self.max_bytes
+    }
+
     /// path → path.1 → path.2 …; the oldest goes.
     pub(crate) fn rotate(&mut self) -> Result<(), SysError> {
         if self.max_files == 0 {

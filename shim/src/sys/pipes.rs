@@ -195,3 +195,10 @@ pub(crate) fn read_stdin(patience: std::time::Duration, limit: usize) -> Vec<u8>
     }
     input
 }
+
+/// Changes who owns a pipe, so that a process of that user may open it again by its name in /proc.
+pub(crate) fn give(pipe: impl AsFd, owner: Option<(u32, u32)>) -> Result<(), SysError> {
+    let Some((user, group)) = owner else { return Ok(()) };
+    nix::unistd::fchown(pipe, Some(user.into()), Some(group.into()))
+        .map_err(|errno| SysError::new("change owner of", "pipe", errno))
+}

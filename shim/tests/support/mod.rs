@@ -367,7 +367,8 @@ impl Client {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let mut offset = 0;
         loop {
-            let request = wharf::ReadOutputRequest { exec_id: exec.into(), offset, max_bytes: 0 };
+            let request =
+                wharf::ReadOutputRequest { exec_id: exec.into(), offset, ..Default::default() };
             let answer: wharf::ReadOutputResponse =
                 self.wharf("ReadOutput", &request).expect("output");
             for chunk in answer.chunks {
