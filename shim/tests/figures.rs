@@ -1,6 +1,8 @@
 //! Figures of the budgets: memory, exec latency, log throughput. Printed, not judged:
 //! `WHARF_SHIM=target/release/wharf-shim cargo test -p wharf-shim --test figures -- --ignored --nocapture --test-threads 1`
 
+#![allow(clippy::print_stdout, reason = "figures are what this is for")]
+
 mod support;
 
 use std::time::Instant;

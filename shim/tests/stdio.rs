@@ -236,3 +236,64 @@ fn a_log_is_reopened() {
     wait_for("the new log", || world.output() == b"two\n");
     client.kill(&world.id, "", 9, false).expect("killed");
 }
+
+/// A small file system for a log; unmounted on drop.
+struct SmallDisk {
+    path: std::path::PathBuf,
+}
+
+impl SmallDisk {
+    fn new(world: &World) -> Self {
+        let path = world.bundle.join("disk");
+        std::fs::create_dir(&path).expect("folder");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), &path, Some("tmpfs"), flags, Some("size=256k"))
+            .expect("mounted");
+        Self { path }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.path, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_holds_output_back_and_loses_none() {
+    need_host!();
+    let world = World::new();
+    let disk = SmallDisk::new(&world);
+    let mut client = world.client();
+    let filler = disk.path.join("filler");
+    std::fs::write(&filler, vec![0; 200 << 10]).expect("filled");
+    let mut container = Container::sh("yes 0123456789abcdef | head -c 100000; echo end");
+    container.log_path = Some(disk.path.join("log"));
+    world.run(&mut client, &container);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    // Reads go on while the disk is full.
+    assert!(client.state(&world.id, "").is_ok());
+    let journal = std::fs::read_to_string(world.bundle.join("shim.log")).expect("journal");
+    assert!(journal.contains("no room for the log"), "{journal}");
+    let log = disk.path.join("log");
+    let mut all = std::fs::read(&log).expect("log");
+    std::fs::remove_file(&filler).expect("room again");
+    // A log of 400 KiB does not fit: read and make room as it comes.
+    let expected: Vec<u8> = [&b"0123456789abcdef\n".repeat(6000)[..100_000], b"end\n"].concat();
+    let mut seen = all.len();
+    wait_for("the rest", || {
+        let now = std::fs::read(&log).expect("log");
+        all.extend_from_slice(&now[seen.min(now.len())..]);
+        seen = now.len();
+        support::decode_cri(&all).len() == expected.len() || {
+            let file = std::fs::OpenOptions::new().write(true).open(&log).expect("log");
+            if seen > 200 << 10 {
+                file.set_len(0).expect("emptied");
+                seen = 0;
+            }
+            false
+        }
+    });
+    assert!(support::decode_cri(&all) == expected);
+    assert_eq!(client.wait_exit("").exit_code, 0);
+}

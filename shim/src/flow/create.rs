@@ -11,7 +11,7 @@ use super::log::{Log, LogTarget};
 use super::process::Process;
 use super::records::StateRecord;
 use super::shim::{Container, Shim};
-use super::stdio::{From, Owner, Plan, To, Uris, Window};
+use super::stdio::{From, Names, Owner, Plan, To, Uris, Window};
 use crate::logic::exit::{Ending, Exit};
 use crate::logic::ids::TaskId;
 use crate::sys::journal::{self, Level};
@@ -56,7 +56,8 @@ impl Shim {
             return Err(Error::TaskExists(container.id.as_str().to_owned()));
         }
         let spec = load_spec(&request.bundle)?;
-        let opened = plan(request, &spec)?.open()?;
+        let names = Names { id: request.id.as_str(), namespace: &self.identity.namespace };
+        let opened = plan(request, &spec)?.open(names)?;
         self.log = match request.options.as_ref().and_then(|options| options.log.as_ref()) {
             Some(target) => Some(Log::open(target)?),
             None => None,

@@ -34,7 +34,7 @@ pub(crate) enum Error {
     NoTerminal,
     #[error("more than {limit} {what}")]
     TooMany { what: &'static str, limit: usize },
-    #[error("stdio {0:?} is none of: empty, a path, fifo://, file://, binary://")]
+    #[error("stdio {0:?} is none of: empty, a path, fifo://, file://, binary:// for stdout")]
     Stdio(String),
     #[error("signal {0} does not exist")]
     Signal(u32),

@@ -6,7 +6,7 @@ use super::Error;
 use super::create::not_started;
 use super::process::{Process, Waiting};
 use super::shim::Shim;
-use super::stdio::{Plan, To, Uris};
+use super::stdio::{Names, Plan, To, Uris};
 use crate::logic::ids::{ExecId, TaskId};
 use crate::logic::process::Event;
 
@@ -60,7 +60,8 @@ impl Shim {
         let before = self.oom_kills();
         let exec = self.processes.get_mut(&number).expect("found by the caller");
         let waiting = exec.waiting.take().expect("an exec that was not started has its process");
-        let opened = waiting.plan.open()?;
+        let names = Names { id: container.id.as_str(), namespace: &self.identity.namespace };
+        let opened = waiting.plan.open(names)?;
         let task = &container.created.task;
         let made =
             task.exec(&waiting.process, opened.stdio).map_err(|source| not_started(0, source))?;

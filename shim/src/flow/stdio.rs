@@ -3,7 +3,7 @@
 //! Owns the making of pipes and the opening of sinks. Moves no bytes: `pump` and `input` do.
 
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use wharf_runtime::Stdio;
 
@@ -11,7 +11,8 @@ use super::Error;
 use super::input::{Feed, Input};
 use super::pump::{Pump, Sink};
 use crate::logic::lines::Stream;
-use crate::sys::{SysError, pipes};
+use crate::logic::uri::{self, Program, Target};
+use crate::sys::{SysError, logger, pipes};
 
 /// Columns and rows.
 pub(crate) type Window = (u16, u16);
@@ -49,6 +50,8 @@ pub(crate) enum To {
     Path(PathBuf),
     /// A file, made if it is not there.
     File(PathBuf),
+    /// A program that takes both streams.
+    Program(Program),
 }
 
 /// What is wanted.
@@ -68,18 +71,33 @@ impl Plan {
         let stdin = match target(&uris.stdin)? {
             To::Path(path) | To::File(path) => From::Fifo(path),
             To::Held => From::Calls,
-            To::Nowhere | To::Log => From::Nowhere,
+            To::Nowhere | To::Log | To::Program(_) => From::Nowhere,
         };
-        let stderr = if terminal.is_some() { To::Nowhere } else { target(&uris.stderr)? };
-        Ok(Self { stdin, stdout: target(&uris.stdout)?, stderr, terminal, owner: None })
+        let stdout = target(&uris.stdout)?;
+        let stderr = match (&stdout, terminal) {
+            // It has both streams, whatever is said of the second.
+            (To::Program(_), _) | (_, Some(_)) => To::Nowhere,
+            (_, None) => target(&uris.stderr)?,
+        };
+        if matches!(stderr, To::Program(_)) {
+            return Err(Error::Stdio(uris.stderr.clone()));
+        }
+        Ok(Self { stdin, stdout, stderr, terminal, owner: None })
+    }
+
+    fn open_sinks(&self, names: Names<'_>) -> Result<[(Stream, Sink); 2], Error> {
+        let (stdout, stderr) = if let To::Program(program) = &self.stdout {
+            let logger = logger::start(program, names.id, names.namespace)?;
+            (Sink::file(logger.stdout), Sink::file(logger.stderr))
+        } else {
+            (open_sink(&self.stdout)?, open_sink(&self.stderr)?)
+        };
+        Ok([(Stream::Stdout, stdout), (Stream::Stderr, stderr)])
     }
 
     /// Opens everything. Nothing is left open when it fails.
-    pub(crate) fn open(self) -> Result<Opened, Error> {
-        let sinks = [
-            (Stream::Stdout, open_sink(&self.stdout)?),
-            (Stream::Stderr, open_sink(&self.stderr)?),
-        ];
+    pub(crate) fn open(self, names: Names<'_>) -> Result<Opened, Error> {
+        let sinks = self.open_sinks(names)?;
         let feed = match &self.stdin {
             From::Fifo(path) => {
                 let (read, keep) = pipes::open_feed(path)?;
@@ -123,6 +141,13 @@ impl Plan {
         let stdio = Stdio::Fds { stdin, stdout, stderr };
         Ok(Opened { stdio, wires: Wires { pumps, input, feed, takes_input } })
     }
+}
+
+/// What a logging program is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) namespace: &'a str,
 }
 
 /// The container's side for the runtime, ours for the loop.
@@ -179,24 +204,14 @@ impl Wires {
 }
 
 /// One stdio URI of the protocol.
-fn target(uri: &str) -> Result<To, Error> {
-    if uri.is_empty() {
-        return Ok(To::Nowhere);
-    }
-    if uri == wharf_proto::shim::STDIO_IN_SHIM {
-        return Ok(To::Held);
-    }
-    let path = |text: &str| {
-        // A query may follow a file's path.
-        let text = text.split('?').next().unwrap_or(text);
-        if text.starts_with('/') { Ok(PathBuf::from(text)) } else { Err(Error::Stdio(uri.into())) }
-    };
-    match uri.split_once("://") {
-        None if Path::new(uri).is_absolute() => Ok(To::Path(PathBuf::from(uri))),
-        Some(("fifo", rest)) => path(rest).map(To::Path),
-        Some(("file", rest)) => path(rest).map(To::File),
-        None | Some(_) => Err(Error::Stdio(uri.into())),
-    }
+fn target(text: &str) -> Result<To, Error> {
+    Ok(match uri::parse(text).ok_or_else(|| Error::Stdio(text.to_owned()))? {
+        Target::Nowhere => To::Nowhere,
+        Target::Held => To::Held,
+        Target::Path(path) => To::Path(path),
+        Target::File(path) => To::File(path),
+        Target::Binary(program) => To::Program(program),
+    })
 }
 
 fn open_sink(to: &To) -> Result<Sink, Error> {
@@ -206,26 +221,6 @@ fn open_sink(to: &To) -> Result<Sink, Error> {
         To::Held => Sink::Held,
         To::Path(path) => Sink::file(pipes::open_output(path)?),
         To::File(path) => Sink::file(pipes::create_output(path)?),
+        To::Program(_) => unreachable!("a program takes both streams at once"),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{To, target};
-
-    #[test]
-    fn uris() {
-        for (uri, to) in [
-            ("", To::Nowhere),
-            ("wharf:", To::Held),
-            ("/run/f", To::Path("/run/f".into())),
-            ("fifo:///run/f", To::Path("/run/f".into())),
-            ("file:///var/log/x?maxsize=1", To::File("/var/log/x".into())),
-        ] {
-            assert_eq!(target(uri).expect(uri), to);
-        }
-        for uri in ["x", "file://relative", "npipe:///x", "http://x"] {
-            assert!(target(uri).is_err(), "{uri}");
-        }
-    }
 }

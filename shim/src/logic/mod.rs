@@ -7,3 +7,4 @@ pub(crate) mod lines;
 pub(crate) mod output;
 pub(crate) mod process;
 pub(crate) mod timestamp;
+pub(crate) mod uri;

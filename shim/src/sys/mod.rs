@@ -6,6 +6,7 @@ pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod files;
 pub(crate) mod journal;
+pub(crate) mod logger;
 pub(crate) mod memory;
 pub(crate) mod pipes;
 pub(crate) mod poller;

@@ -186,7 +186,7 @@ pub(crate) fn open_pidfd(pid: i32, ticks: u64) -> Option<std::os::fd::OwnedFd> {
     (start_ticks(pid) == Some(ticks)).then_some(fd)
 }
 
-/// Waits until the process behind a pidfd has ended.
+/// Waits until the process behind a pidfd has ended, or a pipe has something to say.
 pub(crate) fn wait_end(pidfd: impl AsFd, limit: std::time::Duration) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 

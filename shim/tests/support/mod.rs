@@ -1,6 +1,10 @@
 //! A world for one test: a bundle, a shim in it, a ttrpc client. All of it goes on drop.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a test says why it skips, and shows the log when it fails"
+)]
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -56,6 +60,8 @@ pub(crate) struct Container {
     pub(crate) log_max_bytes: u64,
     pub(crate) format: wharf::log_target::Format,
     pub(crate) host_pids: bool,
+    /// Elsewhere than usual.
+    pub(crate) log_path: Option<PathBuf>,
 }
 
 impl Container {
@@ -68,6 +74,7 @@ impl Container {
             log_max_bytes: 0,
             format: wharf::log_target::Format::Cri,
             host_pids: false,
+            log_path: None,
         }
     }
 
@@ -140,7 +147,12 @@ impl World {
         self.write_config(container);
         let options = wharf::CreateOptions {
             log: Some(wharf::LogTarget {
-                path: self.log_path().display().to_string(),
+                path: container
+                    .log_path
+                    .clone()
+                    .unwrap_or_else(|| self.log_path())
+                    .display()
+                    .to_string(),
                 format: container.format.into(),
                 max_bytes: container.log_max_bytes,
                 max_files: 3,
