@@ -91,16 +91,20 @@ pub async fn run(config: Config) -> Result<(), Error> {
     health.set_serving::<ImagesServer<ImagesApi>>().await;
     health.set_serving::<EventsServer<EventsApi>>().await;
     health.set_serving::<SystemServer<SystemApi>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(Error::Reflection)?;
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let reflection = described().build_v1().map_err(Error::Reflection)?;
+    // Python's client and older grpcurl ask for this one.
+    let reflection_alpha = described().build_v1alpha().map_err(Error::Reflection)?;
     let Services { events, images, containers, system } = services;
     let journal = events.clone().keep_bounded();
     let router = server(&config)?
         .add_service(health_service)
         .add_service(reflection)
+        .add_service(reflection_alpha)
         .add_service(limited(ContainersServer::new(ContainersApi {
             containers: containers.clone(),
         })))

@@ -279,10 +279,12 @@ fn check_mounts(spec: &Spec) -> Result<(), Error> {
 }
 
 fn check_caps(field: &'static str, caps: &[String]) -> Result<(), Error> {
-    match caps.iter().find(|cap| *cap != "ALL" && !ALL_CAPS.contains(&cap.as_str())) {
+    let unknown = |cap: &String| cap != "ALL" && !ALL_CAPS.contains(&cap.as_str());
+    match caps.iter().position(unknown) {
         None => Ok(()),
-        Some(cap) => {
-            Err(Error::field(field, format!("{cap} is not a capability (capabilities(7))")))
+        Some(index) => {
+            let problem = format!("{} is not a capability (capabilities(7))", caps[index]);
+            Err(Error::field(format!("{field}[{index}]"), problem))
         }
     }
 }
@@ -403,7 +405,7 @@ mod tests {
                 Spec { mounts: vec![bind("/no/such/thing", "/a")], ..Default::default() },
                 "spec.mounts[0].source",
             ),
-            (Spec { cap_add: vec!["CAP_FOO".into()], ..Default::default() }, "spec.cap_add"),
+            (Spec { cap_add: vec!["CAP_FOO".into()], ..Default::default() }, "spec.cap_add[0]"),
             (Spec { resources: memory(1), ..Default::default() }, "spec.resources.memory_bytes"),
         ] {
             assert_eq!(field_of(spec), field);

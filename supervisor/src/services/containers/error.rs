@@ -221,7 +221,11 @@ impl Fault for Error {
             Self::Cursor(_) => Detail::Field("cursor".into()),
             Self::State { state, .. } => Detail::State((*state).into()),
             Self::Revision { .. } => Detail::Field("if_revision".into()),
-            Self::Image(e) => e.detail(),
+            // Its own field is the reference, wherever that came from.
+            Self::Image(e) => match e.detail() {
+                Detail::Field(_) => Detail::Field("spec.image".into()),
+                other => other,
+            },
             Self::Snapshot { source, .. } => source.detail(),
             Self::Start { source, .. } | Self::Shim { source, .. } => source.detail(),
             Self::Store(e) => e.detail(),

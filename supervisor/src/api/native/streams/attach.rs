@@ -16,7 +16,7 @@ use crate::{
         status::from_fault,
         translate::{exit, output, window},
     },
-    drivers::logs::cri::Stream,
+    drivers::logs::{Entry, cri::Stream},
     ids::Namespace,
     services::containers::{
         Containers, Error, Feed, Follow, From, NextStart, Piece, record::Record,
@@ -126,13 +126,13 @@ impl Session {
                     return;
                 }
                 Ok(Piece::Entries(entries)) => {
-                    for entry in entries {
-                        let wanted = match entry.stream {
-                            Stream::Stdout => self.start.stdout,
-                            Stream::Stderr => self.start.stderr,
-                        };
+                    let wanted = |stream| match stream {
+                        Stream::Stdout => self.start.stdout,
+                        Stream::Stderr => self.start.stderr,
+                    };
+                    for entry in joined(entries).into_iter().filter(|e| wanted(e.stream)) {
                         let output = attach_response::Kind::Output(output(entry));
-                        if wanted && send(sender, output).await.is_err() {
+                        if send(sender, output).await.is_err() {
                             return;
                         }
                     }
@@ -184,6 +184,21 @@ impl Session {
             }
         }
     }
+}
+
+/// Neighbours of one stream as one: lines are nothing to a client that is attached.
+fn joined(entries: Vec<Entry>) -> Vec<Entry> {
+    let mut joined: Vec<Entry> = Vec::new();
+    for entry in entries {
+        match joined.last_mut() {
+            Some(last) if last.stream == entry.stream => {
+                last.data.extend_from_slice(&entry.data);
+                last.cursor = entry.cursor;
+            }
+            _ => joined.push(entry),
+        }
+    }
+    joined
 }
 
 async fn send(sender: &Sender, kind: attach_response::Kind) -> Result<(), ()> {
