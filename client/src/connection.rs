@@ -9,7 +9,7 @@ use tonic::{
     Request, Response, Status,
     metadata::AsciiMetadataValue,
     service::{Interceptor, interceptor::InterceptedService},
-    transport::{Channel, Endpoint, Uri},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 use wharf_proto::v1::{
     NAMESPACE_KEY, containers_client::ContainersClient, events_client::EventsClient,
@@ -38,35 +38,63 @@ pub struct Client {
     patience: Duration,
 }
 
-/// A client for the supervisor at `address` (`unix:PATH` or `tcp:HOST:PORT`).
+/// What mutual TLS needs, each in PEM. Whoever reaches a supervisor is root on its host, so over TCP
+/// both sides prove who they are.
+#[derive(Clone)]
+pub struct Tls {
+    /// Of the authority that signed the supervisor's certificate.
+    pub ca: Vec<u8>,
+    /// Ours, signed by an authority that the supervisor knows.
+    pub cert: Vec<u8>,
+    /// Of our certificate.
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Keys are not for logs.
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
+
+/// A client for the supervisor at `address` (`unix:PATH`).
 ///
 /// Does not connect yet, and needs to be called inside a tokio runtime: a supervisor that is not
 /// there shows as [`Error::Connect`] of the first call.
 ///
 /// # Errors
-/// [`Error::Address`] when the address can't be read.
+/// [`Error::Address`] when the address can't be read, or is TCP: see [`connect_tls`].
 pub fn connect(address: &str) -> Result<Client, Error> {
-    let address: Address = address.parse()?;
-    // Only names the peer in HTTP/2's :authority; where to go is the connector's business.
-    let mut endpoint = Endpoint::from_static("http://wharf")
-        .connect_timeout(CONNECT_TIMEOUT)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
-    if matches!(address, Address::Tcp(_)) {
-        // A peer that lost power sends no end; over a unix socket the kernel does.
-        endpoint = endpoint
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10));
+    match address.parse()? {
+        Address::Tcp(_) => Err(Error::Address {
+            given: address.to_owned(),
+            reason: "TCP needs TLS with a certificate of ours",
+        }),
+        unix => connect_to(unix, None),
     }
+}
+
+/// As [`connect`], and `tcp:HOST:PORT` with mutual TLS. A unix socket has no use for it.
+///
+/// # Errors
+/// As [`connect`]; [`Error::Tls`] when certificates or key can't be read.
+pub fn connect_tls(address: &str, tls: Tls) -> Result<Client, Error> {
+    connect_to(address.parse()?, Some(tls))
+}
+
+fn connect_to(address: Address, tls: Option<Tls>) -> Result<Client, Error> {
     let channel = match &address {
         Address::Unix(path) => {
             let path = path.clone();
+            // Only names the peer in HTTP/2's :authority; where to go is the connector's business.
+            let endpoint = with_limits(Endpoint::from_static("http://wharf"));
             endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let path = path.clone();
                 async move { connected(UnixStream::connect(path).await) }
             }))
         }
         Address::Tcp(host) => {
+            let endpoint = tcp_endpoint(host, tls)?;
             let host = host.clone();
             endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let host = host.clone();
@@ -78,6 +106,27 @@ pub fn connect(address: &str) -> Result<Client, Error> {
         }
     };
     Ok(Client { address, channel, namespace: Namespace(None), patience: Duration::from_secs(30) })
+}
+
+fn with_limits(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+}
+
+fn tcp_endpoint(host: &str, tls: Option<Tls>) -> Result<Endpoint, Error> {
+    let refuse = |source| Error::Tls { source };
+    let endpoint = Endpoint::from_shared(format!("https://{host}")).map_err(refuse)?;
+    // A peer that lost power sends no end; over a unix socket the kernel does.
+    let endpoint = with_limits(endpoint)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let Some(tls) = tls else { return Ok(endpoint) };
+    let config = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(tls.ca))
+        .identity(Identity::from_pem(tls.cert, tls.key));
+    endpoint.tls_config(config).map_err(refuse)
 }
 
 fn connected<S>(stream: io::Result<S>) -> Result<TokioIo<S>, ConnectFailure> {

@@ -15,6 +15,9 @@ pub enum Error {
     /// The address can't be read.
     #[error("address {given:?} can't be used: {reason}")]
     Address { given: String, reason: &'static str },
+    /// Certificates or key for TLS can't be used.
+    #[error("the certificates or the key for TLS can't be used")]
+    Tls { source: tonic::transport::Error },
     /// Not a value for the metadata of a call.
     #[error("namespace {given:?} has characters other than [a-zA-Z0-9._-]")]
     Namespace { given: String },
@@ -23,7 +26,7 @@ pub enum Error {
     Connect { address: Address, source: io::Error },
     /// The connection broke before the answer; whether the call took effect is not known.
     #[error("the connection to the supervisor broke during {call}")]
-    Broken { call: &'static str, source: Box<Status> },
+    Broken { call: &'static str, source: TransportFailure },
     /// The supervisor answered with an error.
     #[error("{}", .0.message)]
     Refused(Box<Refusal>),
@@ -92,7 +95,11 @@ impl Error {
             }
             match source.source() {
                 Some(next) => source = next,
-                None => return Self::Broken { call, source: Box::new(status) },
+                // The innermost says what happened; those around it only that something did.
+                None => {
+                    let source = TransportFailure { text: source.to_string() };
+                    return Self::Broken { call, source };
+                }
             }
         }
     }
@@ -101,7 +108,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Address { .. } | Self::Namespace { .. } => Kind::Invalid,
+            Self::Address { .. } | Self::Tls { .. } | Self::Namespace { .. } => Kind::Invalid,
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Kind::Denied
             }
@@ -118,6 +125,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => Some(refusal),
             Self::Address { .. }
+            | Self::Tls { .. }
             | Self::Namespace { .. }
             | Self::Connect { .. }
             | Self::Broken { .. }
@@ -164,6 +172,13 @@ impl Refusal {
         };
         Self { kind, message, call, details }
     }
+}
+
+/// What happened to a connection.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct TransportFailure {
+    pub(crate) text: String,
 }
 
 /// What the connector fails with, so that it is recognised under the layers of the transport.

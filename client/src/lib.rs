@@ -1,4 +1,4 @@
-//! Client library of Wharf: the API `wharf.v1` over a unix or TCP socket, with what a client should
+//! Client library of Wharf: the API `wharf.v1` over a unix socket or TCP with mutual TLS, with what a client should
 //! not have to write itself.
 //!
 //! Owns the connection (made lazily and made again when it broke), deadlines, typed errors, and
@@ -30,8 +30,8 @@ mod streams;
 mod transfer;
 
 pub use address::Address;
-pub use connection::{Client, Namespace, Service, connect};
-pub use error::{Details, Error, FieldError, Refusal, Resource};
+pub use connection::{Client, Namespace, Service, Tls, connect, connect_tls};
+pub use error::{Details, Error, FieldError, Refusal, Resource, TransportFailure};
 pub use session::{Event as SessionEvent, Input, InputSender, Session};
 pub use streams::{EventStream, LogStream};
 pub use transfer::{Import, Pull, PullEvent};

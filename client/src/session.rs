@@ -28,7 +28,7 @@ use wharf_proto::{
 use crate::{
     backoff::Backoff,
     connection::Client,
-    error::Error,
+    error::{Error, TransportFailure},
     link::{self, Link, Message},
     outbox::Outbox,
 };
@@ -183,7 +183,9 @@ impl Session {
                 None if self.target.is_detached() => self.over = true,
                 None => self.broke(Error::Broken {
                     call: self.target.call(),
-                    source: Box::new(Status::unavailable("the stream ended without an exit")),
+                    source: TransportFailure {
+                        text: "the stream ended without an exit".to_owned(),
+                    },
                 })?,
             }
         }

@@ -1,5 +1,7 @@
 //! The commands and what all of them share. Each command's own flags stand in its file.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 use crate::cli::{
@@ -59,6 +61,36 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) namespace: Option<String>,
+    /// For TCP: certificate of the authority behind the supervisor's, in PEM
+    #[arg(
+        long,
+        global = true,
+        env = "WHARF_TLS_CA",
+        alias = "tlscacert",
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// For TCP: our certificate, in PEM
+    #[arg(
+        long,
+        global = true,
+        env = "WHARF_TLS_CERT",
+        alias = "tlscert",
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// For TCP: the key of our certificate, in PEM
+    #[arg(
+        long,
+        global = true,
+        env = "WHARF_TLS_KEY",
+        alias = "tlskey",
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Start wharfd if none answers (as root)
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) autostart: bool,

@@ -96,6 +96,7 @@ fn connect_hints(address: &Address, source: &std::io::Error) -> Vec<String> {
             format!("or let wharf do it:\n  {sudo}wharf run --autostart …"),
             "If it listens elsewhere, say so with --address or WHARF_ADDRESS.".to_owned(),
         ],
+        _ if matches!(address, Address::Tcp(_)) => Vec::new(),
         _ => vec![format!("Start one with:  {sudo}wharfd --address {address} &")],
     }
 }
@@ -104,7 +105,7 @@ async fn refusal_hints(context: &Context, refusal: &Refusal) -> Vec<String> {
     let Some(resource) = &refusal.details.resource else { return Vec::new() };
     match (refusal.kind, resource.kind.as_str()) {
         (Kind::NotFound, "container") => meant(&resource.name, container_names(context).await),
-        (Kind::NotFound, "image") => {
+        (Kind::NotFound, "image") if refusal.call != "Pull" => {
             let hints = meant(human::familiar(&resource.name), image_names(context).await);
             match hints.is_empty() {
                 true => vec!["`wharf images` lists what is here.".to_owned()],

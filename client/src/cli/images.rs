@@ -178,7 +178,10 @@ pub(crate) async fn rmi(context: &Context, args: RmiArgs) -> Result<u8> {
     each(context, &args.images, async |name: &str| {
         let gone = client.delete_image(name, args.force).await?;
         let untagged = gone.untagged.iter().map(|n| format!("Untagged: {}", human::familiar(n)));
-        let deleted = gone.deleted.iter().map(|digest| format!("Deleted: {digest}"));
+        // The only layer's chain id is its own digest.
+        let once = |(at, digest): &(usize, &String)| !gone.deleted[..*at].contains(digest);
+        let deleted = gone.deleted.iter().enumerate().filter(once);
+        let deleted = deleted.map(|(_, digest)| format!("Deleted: {digest}"));
         Ok(untagged.chain(deleted).collect::<Vec<_>>().join("\n"))
     })
     .await
