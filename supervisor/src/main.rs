@@ -1,6 +1,6 @@
 //! wharfd: parses flags, starts logging, runs the daemon.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use wharf_supervisor::{
@@ -69,7 +69,10 @@ fn start_log(config: &Config) {
     let plain = level.bytes().all(|b| b.is_ascii_alphabetic());
     let filter = if plain { format!("warn,wharf_supervisor={level}") } else { level.clone() };
     let filter = tracing_subscriber::EnvFilter::new(filter);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

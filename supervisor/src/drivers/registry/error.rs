@@ -3,6 +3,8 @@
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use wharf_proto::kind::Kind;
 
+use super::HostsError;
+
 use crate::{
     drivers::content::Digest,
     fault::{Detail, Fault},
@@ -86,6 +88,15 @@ pub enum Error {
         what: String,
         /// What is bad.
         source: Box<OciDistributionError>,
+    },
+    /// What its `hosts.toml` says is no good.
+    #[error("settings of the registry")]
+    Hosts(#[from] HostsError),
+    /// Its `hosts.toml` lets nobody be asked.
+    #[error("no host of the registry may be asked for {what}: see its hosts.toml")]
+    NoHost {
+        /// Reference or digest.
+        what: String,
     },
     /// A document larger than any image's.
     #[error("{registry} answers for {what} with more than {limit} bytes")]
@@ -180,6 +191,7 @@ impl Fault for Error {
             Self::Setup { .. } | Self::Unavailable { .. } | Self::BrokenOff { .. } => {
                 Kind::Unavailable
             }
+            Self::Hosts(_) | Self::NoHost { .. } => Kind::Precondition,
             Self::BadAnswer { .. } | Self::TooLarge { .. } => Kind::Corrupt,
         }
     }
@@ -187,6 +199,7 @@ impl Fault for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::Setup { .. } => "REGISTRY_SETUP",
+            Self::Hosts(_) | Self::NoHost { .. } => "REGISTRY_SETTINGS",
             Self::NotFound { .. } => "NOT_IN_REGISTRY",
             Self::Unauthenticated { .. } => "REGISTRY_UNAUTHENTICATED",
             Self::Denied { .. } => "REGISTRY_DENIED",
@@ -207,7 +220,10 @@ impl Fault for Error {
             | Self::TooLarge { registry, .. } => {
                 Detail::Resource { kind: "registry", name: registry.clone() }
             }
-            Self::NotFound { what, .. } => Detail::Resource { kind: "image", name: what.clone() },
+            Self::Hosts(error) => Detail::State(error.to_string()),
+            Self::NoHost { what } | Self::NotFound { what, .. } => {
+                Detail::Resource { kind: "image", name: what.clone() }
+            }
             Self::BrokenOff { digest, .. } => {
                 Detail::Resource { kind: "blob", name: digest.to_string() }
             }

@@ -305,7 +305,10 @@ impl Driver {
                     _ => failed(128, &fault::chain(&error)),
                 };
                 self.commit_end(end).await;
-                self.remove_if_asked(Duration::ZERO);
+                if self.record.spec.auto_remove {
+                    // It wrote nothing that anyone could still be reading.
+                    self.remove().await?;
+                }
                 Err(error)
             }
         }

@@ -85,6 +85,14 @@ pub enum Error {
         /// Why.
         source: ShimError,
     },
+    /// A process in it can't be executed.
+    #[error("execute in container {name}")]
+    Exec {
+        /// In which.
+        name: ContainerName,
+        /// Why.
+        source: ShimError,
+    },
     /// Its shim.
     #[error("container {name}")]
     Shim {
@@ -171,7 +179,9 @@ impl Fault for Error {
             Self::Revision { .. } => Kind::Conflict,
             Self::Image(e) => e.kind(),
             Self::Snapshot { source, .. } => source.kind(),
-            Self::Start { source, .. } | Self::Shim { source, .. } => source.kind(),
+            Self::Start { source, .. } | Self::Exec { source, .. } | Self::Shim { source, .. } => {
+                source.kind()
+            }
             Self::File { source, .. } => io_kind(source),
             Self::Cursor(_) => Kind::OutOfRange,
             Self::Busy(_) => Kind::Exhausted,
@@ -194,7 +204,9 @@ impl Fault for Error {
             Self::Revision { .. } => "STALE_REVISION",
             Self::Image(e) => e.reason(),
             Self::Snapshot { source, .. } => source.reason(),
-            Self::Start { source, .. } | Self::Shim { source, .. } => source.reason(),
+            Self::Start { source, .. } | Self::Exec { source, .. } | Self::Shim { source, .. } => {
+                source.reason()
+            }
             Self::File { .. } => "FILE",
             Self::Cursor(_) => "CURSOR_OUT_OF_RANGE",
             Self::Busy(_) => "BUSY",
@@ -227,7 +239,9 @@ impl Fault for Error {
                 other => other,
             },
             Self::Snapshot { source, .. } => source.detail(),
-            Self::Start { source, .. } | Self::Shim { source, .. } => source.detail(),
+            Self::Start { source, .. } | Self::Exec { source, .. } | Self::Shim { source, .. } => {
+                source.detail()
+            }
             Self::Store(e) => e.detail(),
             Self::File { path, .. } => {
                 Detail::Resource { kind: "file", name: path.display().to_string() }

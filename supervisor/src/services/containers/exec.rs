@@ -76,7 +76,7 @@ impl Containers {
     /// Starts one more process in a container.
     ///
     /// # Errors
-    /// [`Error::Start`] when it can't be executed, and others.
+    /// [`Error::Exec`] when it can't be executed, and others.
     pub async fn exec(
         &self,
         namespace: &Namespace,
@@ -90,7 +90,7 @@ impl Containers {
         let (record, shim) = running(&handle, "execute in")?;
         let json = exec_process(&record, &request).await?;
         let exec_id = random_hex::<16>().map_err(Error::Random)?;
-        let failed = |source| Error::Start { name: record.name.clone(), source };
+        let failed = |source| Error::Exec { name: record.name.clone(), source };
         let output = !request.detach;
         let stdin = request.stdin && output;
         shim.exec(&exec_id, json, request.tty, stdin, output).await.map_err(failed)?;

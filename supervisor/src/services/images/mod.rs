@@ -19,6 +19,7 @@ mod remove;
 
 use std::{
     collections::HashSet,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -45,6 +46,9 @@ use crate::{
     services::events::Events,
     store::Store,
 };
+
+/// A folder for each registry, with containerd's `hosts.toml` in it.
+const HOSTS_FOLDER: &str = "/etc/wharf/certs.d";
 
 /// Who needs images and layers: the containers.
 pub trait Users: Send + Sync {
@@ -85,6 +89,7 @@ struct Inner {
     content: ContentStore,
     snapshots: Arc<dyn Snapshotter>,
     limits: Limits,
+    hosts_folder: PathBuf,
     users: OnceLock<Arc<dyn Users>>,
     gate: locks::Gate,
     release: locks::Release,
@@ -109,6 +114,18 @@ impl Images {
         content: ContentStore,
         snapshots: Arc<dyn Snapshotter>,
     ) -> Self {
+        Self::with_hosts(store, events, content, snapshots, Path::new(HOSTS_FOLDER))
+    }
+
+    /// [`Images::new`] with another folder for the registries' `hosts.toml`.
+    #[must_use]
+    pub fn with_hosts(
+        store: Store,
+        events: Events,
+        content: ContentStore,
+        snapshots: Arc<dyn Snapshotter>,
+        hosts_folder: &Path,
+    ) -> Self {
         let inner = Arc::new_cyclic(|weak: &Weak<Inner>| {
             let weak = weak.clone();
             Inner {
@@ -117,6 +134,7 @@ impl Images {
                 content,
                 snapshots,
                 limits: Limits::default(),
+                hosts_folder: hosts_folder.into(),
                 users: OnceLock::new(),
                 gate: locks::Gate::default(),
                 release: locks::Release::new(move || {

@@ -59,7 +59,7 @@ impl Images {
             Some(platform) => platform.parse()?,
             None => Platform::host(),
         };
-        let session = Session::new(&reference, request.credentials.as_ref())?;
+        let session = self.session(&reference, request.credentials.clone()).await?;
         let _hold = self.hold().await;
         let name = reference.to_string();
         reporter.tell(&name, Stage::Resolving, 0, 0);
@@ -72,6 +72,16 @@ impl Images {
         let source = Source::Registry(Arc::new(session));
         let image = self.assemble(plan, source, PARALLEL_DOWNLOADS, reporter).await?;
         Ok(Pulled { image, up_to_date: false })
+    }
+
+    /// Reads settings and certificates, so not on the runtime's own threads.
+    async fn session(
+        &self,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+    ) -> Result<Session, Error> {
+        let (reference, folder) = (reference.clone(), self.inner.hosts_folder.clone());
+        blocking(move || Ok(Session::new(&reference, credentials.as_ref(), &folder)?)).await
     }
 
     async fn plan(
