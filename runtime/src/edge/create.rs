@@ -1,0 +1,219 @@
+//! `create`, `start` and `run`: a container from its bundle.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use oci_spec::runtime::{Process, Spec};
+
+use super::args::Parsed;
+use super::commands::Context;
+use super::container::{Container, Status};
+use super::store::{Record, START_SOCKET, Store, read_spec};
+use super::{CommandError, console, run};
+use crate::error::Step;
+use crate::flow::create::start_through;
+use crate::flow::hooks::Subject;
+use crate::flow::init::Options;
+use crate::sys::channel::{Channel, listen};
+use crate::sys::foreground::{Signals, become_subreaper};
+use crate::{CreateRequest, Created, Rootfs, Stdio};
+
+pub(crate) fn write_pid(flags: &Parsed, pid: i32) -> Result<(), CommandError> {
+    let Some(path) = flags.get("pid-file").filter(|path| !path.is_empty()) else { return Ok(()) };
+    // Whole or not at all: callers watch for it.
+    let new = format!("{path}.new");
+    std::fs::write(&new, pid.to_string())
+        .and_then(|()| std::fs::rename(&new, path))
+        .map_err(|source| CommandError::File { action: "write", path: path.to_owned(), source })
+}
+
+/// Who holds the other end of a process' terminal.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// This command, in the foreground.
+    Us,
+    Somebody,
+}
+
+pub(crate) fn stdio(
+    process: Option<&Process>,
+    flags: &Parsed,
+    holder: Holder,
+) -> Result<(Stdio, Option<Channel>), CommandError> {
+    let terminal = process.and_then(Process::terminal).unwrap_or(false);
+    let socket = flags.get("console-socket").filter(|path| !path.is_empty());
+    let refuse = |text: &str| Err(CommandError::Usage(text.to_owned()));
+    match (terminal, socket, holder) {
+        (false, Some(_), _) => {
+            refuse("cannot use console socket if runc will not detach or allocate tty")
+        }
+        (true, None, Holder::Somebody) => {
+            refuse("cannot allocate tty if runc will detach without setting console socket")
+        }
+        (false, None, _) => Ok((Stdio::Inherit, None)),
+        (true, socket, _) => {
+            let asked = process.and_then(Process::console_size);
+            let size = asked.map(|size| (size.width() as u16, size.height() as u16));
+            let socket = socket.map(console::connect).transpose()?;
+            Ok((Stdio::Terminal { size: size.filter(|(cols, _)| *cols != 0) }, socket))
+        }
+    }
+}
+
+/// A container that was made, with all that is kept of it.
+struct Made {
+    created: Created,
+    socket: Option<Channel>,
+    id: String,
+}
+
+fn make(context: &Context<'_>, flags: &Parsed, holder: Holder) -> Result<Made, CommandError> {
+    let id = flags.id()?.to_owned();
+    let given = flags.get("bundle").unwrap_or(".");
+    let file =
+        |source| CommandError::File { action: "open bundle", path: given.to_owned(), source };
+    let bundle = std::fs::canonicalize(given).map_err(file)?;
+    let (spec, bytes) = read_spec(&bundle.join("config.json"))?;
+    let (stdio, socket) = stdio(spec.process().as_ref(), flags, holder)?;
+    let folder = context.store.claim(&id)?;
+    let made = make_in(context, flags, holder, &id, &bundle, (&spec, &bytes), &folder, stdio);
+    match made {
+        Ok(created) => Ok(Made { created, socket, id }),
+        Err(error) => {
+            // The id is free again; the first failure is the one to report.
+            let _ = context.store.remove(&id);
+            Err(error)
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // the one place where all of them meet
+fn make_in(
+    context: &Context<'_>,
+    flags: &Parsed,
+    holder: Holder,
+    id: &str,
+    bundle: &Path,
+    (spec, bytes): (&Spec, &[u8]),
+    folder: &Path,
+    stdio: Stdio,
+) -> Result<Created, CommandError> {
+    let listener = match holder {
+        Holder::Us => None,
+        Holder::Somebody => {
+            let dir = Store::open_folder(folder)?;
+            Some(listen(dir.as_fd(), START_SOCKET).step(|| "listen for start")?)
+        }
+    };
+    let root = spec.root().as_ref().ok_or_else(|| {
+        let reason = "is needed".to_owned();
+        crate::Error::Spec { field: "root".to_owned(), reason }
+    })?;
+    let options =
+        Options { listener, preserved_fds: preserved_fds(flags)?, no_pivot: flags.has("no-pivot") };
+    let request = CreateRequest { id, bundle, spec, rootfs: Rootfs::Path(root.path()), stdio };
+    let created = crate::flow::create::create(&request, &options)?;
+    created.warnings.iter().for_each(|text| context.log.warn(text));
+    let record = Record::new(id, bundle, spec, created.task.state());
+    let kept = context
+        .store
+        .save(folder, &record, bytes)
+        .and_then(|()| write_pid(flags, created.task.pid));
+    if let Err(error) = kept {
+        discard(&created);
+        return Err(error);
+    }
+    Ok(created)
+}
+
+/// Preserved descriptors: those asked for, and those that systemd passed.
+pub(crate) fn preserved_fds(flags: &Parsed) -> Result<u32, CommandError> {
+    let asked = flags.number("preserve-fds")?.unwrap_or(0);
+    let passed = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u32>().ok());
+    Ok(asked + passed.unwrap_or(0))
+}
+
+/// Undoes a container that can't be kept; what fails here is left to the caller's error.
+fn discard(created: &Created) {
+    let _ = created.task.signal_all(crate::sys::sig::SIGKILL);
+    let _ = crate::sys::process::reap(created.task.pidfd.as_fd());
+    let _ = created.task.destroy();
+}
+
+pub(crate) fn create(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
+    let made = make(context, flags, Holder::Somebody)?;
+    hand_over(context, &made)?;
+    Ok(0)
+}
+
+fn hand_over(context: &Context<'_>, made: &Made) -> Result<(), CommandError> {
+    let (Some(socket), Some(pty)) = (&made.socket, &made.created.pty) else { return Ok(()) };
+    console::give(socket, pty).inspect_err(|_| {
+        discard(&made.created);
+        let _ = context.store.remove(&made.id);
+    })
+}
+
+pub(crate) fn start(context: &Context<'_>, id: &str) -> Result<i32, CommandError> {
+    let container = Container::load(&context.store, id)?;
+    if container.status != Status::Created {
+        let text = match container.status {
+            Status::Stopped => "cannot start a container that has stopped".to_owned(),
+            _ => format!(
+                "cannot start an already running container (it is {})",
+                container.status.name()
+            ),
+        };
+        return Err(CommandError::State { text });
+    }
+    let folder = Store::open_folder(&context.store.folder(id))?;
+    let gate =
+        Channel::connect(folder.as_fd(), START_SOCKET).step(|| "reach the container's init")?;
+    let started = start_through(&gate);
+    context.store.started(id);
+    started?;
+    if let Ok(spec) = context.store.config(id) {
+        let subject = Subject::new(&spec, id, &container.record.bundle);
+        let pid = container.running()?.pid;
+        subject.poststart(pid).unwrap_or_else(|failure| context.log.warn(&failure.to_string()));
+    }
+    Ok(0)
+}
+
+/// `run`: all in one, and without `--detach` until the end.
+pub(crate) fn foreground(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
+    let detach = flags.has("detach");
+    let signals = match detach {
+        true => None,
+        // Before anything is made, so that none is lost.
+        false => Some(Signals::take().step(|| "take signals")?),
+    };
+    if !detach && !flags.has("no-subreaper") {
+        become_subreaper().step(|| "become subreaper")?;
+    }
+    let mut made = make_run(context, flags, detach)?;
+    hand_over(context, &made)?;
+    if let Err(error) = made.created.start() {
+        let _ = made.created.task.destroy();
+        let _ = context.store.remove(&made.id);
+        return Err(error.into());
+    }
+    let Some(signals) = signals else { return Ok(0) };
+    let task = &made.created.task;
+    let pty = made.created.pty.take().filter(|_| made.socket.is_none());
+    let code = run::wait(task.pid, &task.pidfd, pty, &signals)?;
+    if !flags.has("keep") {
+        task.destroy()?;
+        super::commands::forget(context, &made.id)?;
+    }
+    Ok(code)
+}
+
+fn make_run(context: &Context<'_>, flags: &Parsed, detach: bool) -> Result<Made, CommandError> {
+    if detach && flags.get("console-socket").is_none() {
+        let path = Path::new(flags.get("bundle").unwrap_or(".")).join("config.json");
+        let (spec, _) = read_spec(&path)?;
+        stdio(spec.process().as_ref(), flags, Holder::Somebody)?;
+    }
+    make(context, flags, Holder::Us)
+}
