@@ -58,8 +58,11 @@ impl images_server::Images for ImagesApi {
             // The import ends with its pieces, and the pieces with an import that failed.
             let import = images.import(&namespace, name, pieces, &reporter);
             let (imported, ()) = tokio::join!(import, forward(requests, sender));
-            let images = imported?.iter().map(image_message).collect();
-            Ok(import_image_response::Kind::Done(v1::ImportDone { images }))
+            let mut messages = Vec::new();
+            for image in imported? {
+                messages.push(whole_message(&images, &image).await?.0);
+            }
+            Ok(import_image_response::Kind::Done(v1::ImportDone { images: messages }))
         });
         Ok(Response::new(answers))
     }
@@ -77,7 +80,7 @@ impl images_server::Images for ImagesApi {
         let answers = answering(move |reporter| async move {
             let pulled = images.pull(&namespace, &request, &reporter).await?;
             Ok(v1::pull_image_response::Kind::Done(v1::PullDone {
-                image: Some(image_message(&pulled.image)),
+                image: Some(whole_message(&images, &pulled.image).await?.0),
                 up_to_date: pulled.up_to_date,
             }))
         });
@@ -104,13 +107,7 @@ impl images_server::Images for ImagesApi {
     async fn get(&self, request: Request<v1::GetImageRequest>) -> Answer<v1::GetImageResponse> {
         let namespace = namespace(&request)?;
         let image = self.images.get(&namespace, &request.into_inner().image).map_err(fault)?;
-        let (config_json, config) = self.images.config(&image).await.map_err(fault)?;
-        let mut message = image_message(&image);
-        message.config = config.config().as_ref().map(config_message);
-        message.labels = config
-            .labels_of_config()
-            .map(|labels| labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
-            .unwrap_or_default();
+        let (message, config_json) = whole_message(&self.images, &image).await.map_err(fault)?;
         Ok(Response::new(v1::GetImageResponse { image: Some(message), config_json }))
     }
 
@@ -230,6 +227,19 @@ fn progress_message(progress: Progress) -> v1::Progress {
     }
 }
 
+/// An image with what its config says, and that config as it came.
+async fn whole_message(images: &Images, image: &Image) -> Result<(v1::Image, String), Error> {
+    let (config_json, config) = images.config(image).await?;
+    let mut message = image_message(image);
+    message.config = config.config().as_ref().map(config_message);
+    message.labels = config
+        .labels_of_config()
+        .map(|labels| labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
+        .unwrap_or_default();
+    Ok((message, config_json))
+}
+
+/// An image as its record tells it.
 fn image_message(image: &Image) -> v1::Image {
     v1::Image {
         id: image.id.to_string(),
