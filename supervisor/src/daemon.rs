@@ -51,6 +51,9 @@ struct Services {
 /// Threads that do asynchronous work; what blocks has threads of its own.
 const MAX_WORKERS: usize = 4;
 
+/// Threads for what blocks, at most; each is there only while it is needed.
+const MAX_BLOCKING: usize = 32;
+
 /// [`run`] in a runtime of its own.
 ///
 /// # Errors
@@ -63,6 +66,7 @@ pub fn main(config: Config) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpus.min(MAX_WORKERS))
         .thread_name("wharfd")
+        .max_blocking_threads(MAX_BLOCKING)
         .enable_all()
         .build()
         .map_err(Error::Signals)?;
