@@ -3,6 +3,8 @@
 //!
 //! A test that needs a tool or root that is not there prints why it is skipped.
 
+#![allow(clippy::print_stdout, reason = "a test says why it is skipped")]
+
 mod archives;
 mod hostile;
 mod layers;

@@ -10,7 +10,7 @@ use wharf_supervisor::{
 };
 
 use crate::world::{
-    Layer, Registry, World, docker_save, namespace, run, skip, skopeo_copy, wait_for,
+    Layer, Registry, World, docker_save, flaky_proxy, namespace, run, skip, skopeo_copy, wait_for,
 };
 
 struct Pushed {
@@ -238,4 +238,94 @@ async fn what_is_not_there_is_said() {
     let address = registry.address.clone();
     drop(registry);
     assert_eq!(kind(&format!("{address}/app:1")).await, Kind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_goes_on_where_it_broke_off() {
+    if skip(&["skopeo", "docker-registry"]) {
+        return;
+    }
+    let pushed = pushed(None, &[]);
+    let world = World::new();
+    let proxy = flaky_proxy(&pushed.registry.address, 60_000);
+    let pulled = world.pull(&format!("{proxy}/app:oci")).await.expect("pull").image;
+    assert_eq!(world.read(&pulled, "/layer3"), Some(noise(3)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mirrors_are_asked_first_and_the_registry_last() {
+    if skip(&["skopeo", "docker-registry"]) {
+        return;
+    }
+    let pushed = pushed(None, &[]);
+    let address = &pushed.registry.address;
+    let world = World::new();
+    // Nobody is there; then an empty one; then the one that has it; the registry does not exist.
+    let empty = Registry::start(None).expect("registry");
+    let text = format!(
+        "[host.\"http://127.0.0.1:1\"]\n[host.\"http://{}\"]\n[host.\"http://{address}\"]\n",
+        empty.address
+    );
+    world.hosts("registry.invalid", &text);
+    let pulled = world.pull("registry.invalid/app:oci").await.expect("pull").image;
+    assert_eq!(pulled.names[0].reference, "registry.invalid/app:oci");
+    assert_eq!(world.read(&pulled, "/top").as_deref(), Some("4"));
+    world.hosts("registry.invalid", "server = \"gopher://x\"");
+    let error = world.pull("registry.invalid/app:docker").await.expect_err("bad settings");
+    assert_eq!(error.kind(), Kind::Precondition, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_with_an_authority_of_its_own() {
+    if skip(&["skopeo", "docker-registry", "openssl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("tempdir");
+    let file = |name: &str| dir.path().join(name);
+    let openssl = |args: &[&str]| {
+        run(std::process::Command::new("openssl").args(args).current_dir(dir.path()));
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    let ca = ["-x509", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test ca"];
+    openssl(&[&["req"], &key[..], &ca[..]].concat());
+    let request = ["-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=127.0.0.1"];
+    openssl(&[&["req"], &key[..], &request[..]].concat());
+    fs::write(file("san"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE")
+        .expect("write");
+    openssl(&[
+        "x509",
+        "-req",
+        "-in",
+        "server.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "san",
+        "-out",
+        "server.pem",
+    ]);
+    let tls = (&*file("server.pem"), &*file("server.key"));
+    let registry = Registry::start_with(None, Some(tls)).expect("registry");
+    let save = file("save.tar");
+    fs::write(&save, docker_save(&layers(), &["app:1"])).expect("write");
+    let to = format!("docker://{}/app:1", registry.address);
+    skopeo_copy(&format!("docker-archive:{}", save.display()), &to, &["--dest-tls-verify=false"]);
+
+    let world = World::new();
+    let reference = format!("{}/app:1", registry.address);
+    let server = format!("server = \"https://{}\"\n", registry.address);
+    world.hosts(&registry.address, &server);
+    let error = world.pull(&reference).await.expect_err("an unknown authority");
+    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    let folder = world.hosts(&registry.address, &format!("{server}ca = \"ca.pem\"\n"));
+    fs::copy(file("ca.pem"), folder.join("ca.pem")).expect("copy");
+    let pulled = world.pull(&reference).await.expect("pull").image;
+    assert_eq!(world.read(&pulled, "/top").as_deref(), Some("4"));
+    world.hosts(&registry.address, &format!("{server}skip_verify = true\n"));
+    assert!(world.pull(&reference).await.expect("pull").up_to_date);
 }

@@ -26,20 +26,20 @@ use wharf_supervisor::{
 };
 
 /// Images and what is beneath them.
-pub struct World {
-    pub dir: tempfile::TempDir,
-    pub store: Store,
-    pub content: ContentStore,
-    pub snapshots: Arc<dyn Snapshotter>,
-    pub images: Images,
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) store: Store,
+    pub(crate) content: ContentStore,
+    pub(crate) snapshots: Arc<dyn Snapshotter>,
+    pub(crate) images: Images,
 }
 
-pub fn namespace() -> Namespace {
+pub(crate) fn namespace() -> Namespace {
     "default".parse().expect("a namespace")
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::open(tempfile::tempdir().expect("tempdir"))
     }
 
@@ -49,12 +49,18 @@ impl World {
         let snapshots: Arc<dyn Snapshotter> =
             Arc::new(Overlay::open(dir.path(), store.clone()).expect("snapshots"));
         let events = Events::new(store.clone());
-        let images = Images::new(store.clone(), events, content.clone(), Arc::clone(&snapshots));
+        let images = Images::with_hosts(
+            store.clone(),
+            events,
+            content.clone(),
+            Arc::clone(&snapshots),
+            &dir.path().join("certs.d"),
+        );
         Self { dir, store, content, snapshots, images }
     }
 
     /// The same folder after a restart.
-    pub fn restart(self) -> Self {
+    pub(crate) fn restart(self) -> Self {
         let Self { dir, store, content, snapshots, images } = self;
         drop((store, content, snapshots, images));
         let world = Self::open(dir);
@@ -62,7 +68,11 @@ impl World {
         world
     }
 
-    pub async fn import(&self, archive: &[u8], name: Option<&str>) -> Result<Vec<Image>, Error> {
+    pub(crate) async fn import(
+        &self,
+        archive: &[u8],
+        name: Option<&str>,
+    ) -> Result<Vec<Image>, Error> {
         let (sender, pieces) = mpsc::channel(4);
         let archive = archive.to_vec();
         let feed = async move {
@@ -77,24 +87,36 @@ impl World {
         tokio::join!(self.images.import(&namespace, name, pieces, &reporter), feed).0
     }
 
-    pub async fn import_file(&self, path: &Path, name: Option<&str>) -> Result<Vec<Image>, Error> {
+    pub(crate) async fn import_file(
+        &self,
+        path: &Path,
+        name: Option<&str>,
+    ) -> Result<Vec<Image>, Error> {
         self.import(&fs::read(path).expect("read the archive"), name).await
     }
 
-    pub async fn pull(&self, reference: &str) -> Result<Pulled, Error> {
+    pub(crate) async fn pull(&self, reference: &str) -> Result<Pulled, Error> {
         let request =
             PullRequest { reference: reference.into(), platform: None, credentials: None };
         self.images.pull(&namespace(), &request, &Reporter::default()).await
     }
 
-    pub fn read(&self, image: &Image, path: &str) -> Option<String> {
+    /// Settings of a registry.
+    pub(crate) fn hosts(&self, registry: &str, text: &str) -> PathBuf {
+        let folder = self.dir.path().join("certs.d").join(registry);
+        fs::create_dir_all(&folder).expect("mkdir");
+        fs::write(folder.join("hosts.toml"), text).expect("write");
+        folder
+    }
+
+    pub(crate) fn read(&self, image: &Image, path: &str) -> Option<String> {
         let view = self.snapshots.view(image.chain_id.as_ref()).expect("view");
         let bytes = view.read(Path::new(path), 1 << 20).expect("read");
         bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Names in a folder of the data folder.
-    pub fn list(&self, folder: &str) -> Vec<String> {
+    pub(crate) fn list(&self, folder: &str) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path().join(folder)).expect("list");
         let mut names: Vec<String> =
             entries.map(|e| e.expect("entry").file_name().to_string_lossy().into()).collect();
@@ -104,14 +126,14 @@ impl World {
 }
 
 /// A tar, entry by entry.
-pub struct Layer(tar::Builder<Vec<u8>>);
+pub(crate) struct Layer(tar::Builder<Vec<u8>>);
 
 impl Layer {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tar::Builder::new(Vec::new()))
     }
 
-    pub fn header(kind: tar::EntryType, mode: u32) -> tar::Header {
+    pub(crate) fn header(kind: tar::EntryType, mode: u32) -> tar::Header {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
@@ -122,7 +144,7 @@ impl Layer {
         header
     }
 
-    pub fn entry(mut self, mut header: tar::Header, path: &str, data: &[u8]) -> Self {
+    pub(crate) fn entry(mut self, mut header: tar::Header, path: &str, data: &[u8]) -> Self {
         header.set_size(data.len() as u64);
         // By hand: the builder refuses the very paths that have to be tried.
         if path.len() > 100 {
@@ -140,19 +162,19 @@ impl Layer {
         self
     }
 
-    pub fn file(self, path: &str, data: &str) -> Self {
+    pub(crate) fn file(self, path: &str, data: &str) -> Self {
         self.entry(Self::header(tar::EntryType::Regular, 0o644), path, data.as_bytes())
     }
 
-    pub fn dir(self, path: &str, mode: u32) -> Self {
+    pub(crate) fn dir(self, path: &str, mode: u32) -> Self {
         self.entry(Self::header(tar::EntryType::Directory, mode), path, b"")
     }
 
-    pub fn symlink(self, path: &str, target: &str) -> Self {
+    pub(crate) fn symlink(self, path: &str, target: &str) -> Self {
         self.link(tar::EntryType::Symlink, path, target)
     }
 
-    pub fn hard_link(self, path: &str, target: &str) -> Self {
+    pub(crate) fn hard_link(self, path: &str, target: &str) -> Self {
         self.link(tar::EntryType::Link, path, target)
     }
 
@@ -163,7 +185,7 @@ impl Layer {
         self.entry(header, path, b"")
     }
 
-    pub fn device(self, kind: tar::EntryType, path: &str, major: u32, minor: u32) -> Self {
+    pub(crate) fn device(self, kind: tar::EntryType, path: &str, major: u32, minor: u32) -> Self {
         let mut header = Self::header(kind, 0o600);
         header.set_device_major(major).expect("major");
         header.set_device_minor(minor).expect("minor");
@@ -171,18 +193,18 @@ impl Layer {
     }
 
     /// Records for the entry that comes next.
-    pub fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
         self.0.append_pax_extensions(records.iter().copied()).expect("append");
         self
     }
 
-    pub fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.0.into_inner().expect("finish")
     }
 }
 
 /// What `docker save` writes of an image with these layers.
-pub fn docker_save(layers: &[Vec<u8>], tags: &[&str]) -> Vec<u8> {
+pub(crate) fn docker_save(layers: &[Vec<u8>], tags: &[&str]) -> Vec<u8> {
     let config = config_of(layers);
     let config_name = format!("{}.json", Digest::of(config.as_bytes()).hex());
     let mut archive = Layer::new();
@@ -198,7 +220,7 @@ pub fn docker_save(layers: &[Vec<u8>], tags: &[&str]) -> Vec<u8> {
 }
 
 /// A config in Docker's style, nulls and all.
-pub fn config_of(layers: &[Vec<u8>]) -> String {
+pub(crate) fn config_of(layers: &[Vec<u8>]) -> String {
     let diff_ids: Vec<String> = layers.iter().map(|l| Digest::of(l).to_string()).collect();
     serde_json::json!({
         "architecture": "amd64", "os": "linux", "created": "2024-02-03T04:05:06.789Z",
@@ -213,14 +235,14 @@ pub fn config_of(layers: &[Vec<u8>]) -> String {
     .to_string()
 }
 
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).expect("gzip");
     encoder.finish().expect("gzip")
 }
 
 /// True, with a word, if the test can't run here.
-pub fn skip(tools: &[&str]) -> bool {
+pub(crate) fn skip(tools: &[&str]) -> bool {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: needs root");
         return true;
@@ -239,20 +261,20 @@ fn find(tool: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(tool)).find(|path| path.is_file())
 }
 
-pub fn run(command: &mut Command) -> Output {
+pub(crate) fn run(command: &mut Command) -> Output {
     let output = command.stdin(Stdio::null()).output().expect("start");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }
 
-pub fn skopeo_copy(from: &str, to: &str, more: &[&str]) {
+pub(crate) fn skopeo_copy(from: &str, to: &str, more: &[&str]) {
     run(Command::new("skopeo")
         .args(["copy", "--insecure-policy", "-q"])
         .args(more)
         .args([from, to]));
 }
 
-pub fn wait_for<T>(mut ready: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(mut ready: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(value) = ready() {
@@ -263,24 +285,58 @@ pub fn wait_for<T>(mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Passes connections on to `upstream`, and breaks each one off after so many bytes of answers.
+/// Answers with its address; it lives as long as the process.
+pub(crate) fn flaky_proxy(upstream: &str, bytes: u64) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+    let address = listener.local_addr().expect("address").to_string();
+    let upstream = upstream.to_owned();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (Ok(client), Ok(server)) = (client, TcpStream::connect(&upstream)) else { break };
+            let (from, mut to) =
+                (client.try_clone().expect("clone"), server.try_clone().expect("clone"));
+            std::thread::spawn(move || io::copy(&mut &from, &mut to));
+            std::thread::spawn(move || {
+                let _ = io::copy(&mut io::Read::take(&server, bytes), &mut &client);
+                let _ = client.shutdown(std::net::Shutdown::Both);
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
 /// Debian's docker-registry on a loopback port.
-pub struct Registry {
+pub(crate) struct Registry {
     child: Child,
-    pub address: String,
-    pub data: PathBuf,
+    pub(crate) address: String,
+    pub(crate) data: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Registry {
-    pub fn start(auth: Option<(&str, &str)>) -> io::Result<Self> {
+    pub(crate) fn start(auth: Option<(&str, &str)>) -> io::Result<Self> {
+        Self::start_with(auth, None)
+    }
+
+    /// With TLS: files of the certificate and its key.
+    pub(crate) fn start_with(
+        auth: Option<(&str, &str)>,
+        tls: Option<(&Path, &Path)>,
+    ) -> io::Result<Self> {
         let dir = tempfile::tempdir()?;
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.to_string();
         let data = dir.path().join("data");
         let mut config = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
-             storage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: '{address}'}}\n",
+             storage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: '{address}'\n",
             data.display()
         );
+        if let Some((certificate, key)) = tls {
+            let (certificate, key) = (certificate.display(), key.display());
+            config += &format!("  tls: {{certificate: {certificate}, key: {key}}}\n");
+        }
         if let Some((user, hash)) = auth {
             let users = dir.path().join("users");
             fs::write(&users, format!("{user}:{hash}\n"))?;
@@ -299,7 +355,7 @@ impl Registry {
     }
 
     /// Where the registry keeps a blob.
-    pub fn blob(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.data.join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
     }

@@ -1,5 +1,7 @@
 //! Overlay snapshots on a real folder.
 
+#![allow(clippy::print_stdout, reason = "a test says why it is skipped")]
+
 use std::{collections::HashSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::{LayerRecord, Overlay, Snapshotter as _, chain_ids};
