@@ -24,6 +24,10 @@ pub(crate) enum ArgsError {
 pub(crate) enum Action {
     Start,
     Delete,
+    /// Looks at the state of a shim that wants to become this program.
+    Check,
+    /// Goes on where another program was.
+    Resume,
     Version,
     Info,
 }
@@ -39,6 +43,8 @@ pub(crate) struct Args {
     pub(crate) publish_binary: String,
     pub(crate) bundle: Option<PathBuf>,
     pub(crate) socket: Option<PathBuf>,
+    /// Descriptor of a state.
+    pub(crate) state: i32,
     pub(crate) debug: bool,
 }
 
@@ -53,6 +59,7 @@ impl Args {
             publish_binary: String::new(),
             bundle: None,
             socket: None,
+            state: 0,
             debug: false,
         };
         let mut words = words.into_iter();
@@ -70,7 +77,8 @@ impl Args {
                 "v" | "version" => return Ok(Self { action: Action::Version, ..args }),
                 "info" => return Ok(Self { action: Action::Info, ..args }),
                 "debug" => args.debug = value.is_none_or(|value| value != "false"),
-                "namespace" | "id" | "address" | "publish-binary" | "bundle" | "socket" => {
+                "namespace" | "id" | "address" | "publish-binary" | "bundle" | "socket"
+                | "state" => {
                     let value = value.or_else(|| words.next());
                     args.set(name, value.ok_or_else(|| ArgsError::NoValue(name.to_owned()))?);
                 }
@@ -80,6 +88,8 @@ impl Args {
         args.action = match action.as_deref() {
             Some("start") => Action::Start,
             Some("delete") => Action::Delete,
+            Some("check") => Action::Check,
+            Some("resume") => Action::Resume,
             Some(other) => return Err(ArgsError::UnknownAction(other.to_owned())),
             None => return Err(ArgsError::NoAction),
         };
@@ -100,6 +110,7 @@ impl Args {
             "publish-binary" => self.publish_binary = value,
             "bundle" => self.bundle = Some(value.into()).filter(|path: &PathBuf| path != ""),
             "socket" => self.socket = Some(value.into()).filter(|path: &PathBuf| path != ""),
+            "state" => self.state = value.parse().unwrap_or(0),
             other => unreachable!("{other} is not in the list of flags with a value"),
         }
     }

@@ -10,10 +10,11 @@ use wharf_proto::task::DeleteResponse;
 
 use super::args::{Action, Args, ArgsError};
 use super::bootstrap::{Bootstrap, Environment};
+use super::handover::{self, ResumeError};
 use super::publisher::Publisher;
 use super::server::Server;
 use super::status::timestamp;
-use crate::flow::boot::{Booted, boot};
+use crate::flow::boot::{Booted, boot, name_server};
 use crate::flow::cleanup::cleanup;
 use crate::flow::{Error, Identity, Shim};
 use crate::logic::ids::TaskId;
@@ -34,6 +35,8 @@ enum CommandError {
     Bundle(#[source] std::io::Error),
     #[error("answer on standard output")]
     Answer(#[source] std::io::Error),
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
     #[error(transparent)]
     Flow(#[from] Error),
     #[error(transparent)]
@@ -60,6 +63,8 @@ fn act(args: &Args) -> Result<(), CommandError> {
         }
         Action::Start => start(args),
         Action::Delete => delete(args),
+        Action::Check => Ok(handover::check(args.state)?),
+        Action::Resume => resume(args),
     }
 }
 
@@ -111,13 +116,41 @@ fn serve(
     let publisher =
         bootstrap.events.as_ref().map(|address| Publisher::new(address, &identity.namespace));
     let mut shim = Shim::new(identity)?;
+    shim.events_address.clone_from(&bootstrap.events);
     journal::write(Level::Info, "shim serves", &[("pid", &std::process::id())]);
-    let result = Server::new(listener, signals, publisher).run(&mut shim);
-    files::remove(&socket)?;
+    finish(Server::new(listener, signals, publisher).run(&mut shim), &socket)
+}
+
+fn finish(result: Result<(), SysError>, socket: &std::path::Path) -> Result<(), CommandError> {
+    files::remove(socket)?;
     if let Err(error) = &result {
         journal::write(Level::Error, "loop failed", &[("error", &journal::chain(error))]);
     }
     Ok(result?)
+}
+
+/// The new program of a shim that was upgraded: same process, same children, same descriptors.
+fn resume(args: &Args) -> Result<(), CommandError> {
+    let state = handover::resume(args.state)?;
+    if state.debug {
+        journal::enable_debug();
+    }
+    name_server(&state.identity);
+    let signals = process::signals()?;
+    let (identity, events, ticket) = (state.identity.clone(), state.events.clone(), state.ticket);
+    let socket = identity.socket.clone();
+    let publisher = events.as_ref().map(|address| Publisher::new(address, &identity.namespace));
+    let (parts, server) = state.into_parts();
+    let mut shim = Shim::resume_from(identity, parts)?;
+    shim.events_address = events;
+    if publisher.is_some() {
+        shim.follow();
+    }
+    shim.handed_over(ticket);
+    let version = env!("CARGO_PKG_VERSION");
+    journal::write(Level::Info, "shim was upgraded", &[("version", &version)]);
+    let mut server = Server::resume(server, signals, publisher, &shim);
+    finish(server.run(&mut shim), &socket)
 }
 
 fn delete(args: &Args) -> Result<(), CommandError> {

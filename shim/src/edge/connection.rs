@@ -1,5 +1,6 @@
 //! One caller on the socket: bytes in, frames out, and a bound on what waits for it.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
 
@@ -22,15 +23,17 @@ pub(crate) enum Peer {
 }
 
 /// A caller.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Connection {
     number: u32,
+    #[serde(with = "crate::sys::handover::fd")]
     socket: UnixStream,
     reader: Reader,
     queue: VecDeque<Vec<u8>>,
     /// Bytes of the first frame that are out.
     sent: usize,
     queued: usize,
+    #[serde(skip)]
     watches_write: bool,
     /// Highest stream so far: they only grow.
     pub(crate) last_stream: u32,

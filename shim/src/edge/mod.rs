@@ -6,6 +6,7 @@ mod commands;
 mod connection;
 mod create_options;
 mod events;
+mod handover;
 mod metrics;
 mod publisher;
 mod server;

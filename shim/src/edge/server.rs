@@ -4,8 +4,10 @@
 //! caller that breaks the protocol or does not read its answers loses its connection, and nobody
 //! else notices.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signalfd::SignalFd;
@@ -15,10 +17,11 @@ use wharf_proto::ttrpc::{FLAG_REMOTE_OPEN, FrameType, Header, Request, Response,
 use wharf_proto::{shim, task};
 
 use super::connection::{Connection, Peer};
+use super::handover;
 use super::publisher::Publisher;
 use super::status::{EdgeError, status};
 use super::{shim_service, task_service};
-use crate::flow::{Completion, Shim, Ticket};
+use crate::flow::{Completion, Error, Shim, Ticket};
 use crate::logic::frames::Next;
 use crate::sys::journal::{self, Level};
 use crate::sys::poller::{Interest, Ready, Token};
@@ -38,7 +41,7 @@ pub(crate) enum Reply {
 }
 
 /// The message that a late answer becomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Form {
     Empty,
     Wait,
@@ -47,10 +50,20 @@ pub(crate) enum Form {
 }
 
 /// A late call.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Pending {
     asked: String,
     form: Form,
+}
+
+/// The server without what a program makes anew.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ServerParts {
+    #[serde(with = "crate::sys::handover::fd")]
+    listener: UnixListener,
+    connections: BTreeMap<u32, Connection>,
+    pending: Vec<(Ticket, Pending)>,
+    next_connection: u32,
 }
 
 #[derive(Debug)]
@@ -79,6 +92,57 @@ impl Server {
         }
     }
 
+    /// In a new program, from what the old one left.
+    pub(crate) fn resume(
+        parts: ServerParts,
+        signals: SignalFd,
+        publisher: Option<Publisher>,
+        shim: &Shim,
+    ) -> Self {
+        let mut server = Self::new(parts.listener, signals, publisher);
+        server.connections = parts.connections;
+        server.pending = parts.pending.into_iter().collect();
+        server.next_connection = parts.next_connection;
+        server.connections.retain(|_, connection| {
+            connection.watch(shim.poller()).is_ok()
+                && connection.flush(shim.poller()) == Peer::There
+        });
+        server
+    }
+
+    /// Becomes another program. Returns when that failed: then everything is as it was.
+    fn upgrade(&mut self, binary: &Path, ticket: Ticket, shim: &mut Shim) {
+        let is_quiet = self.publisher.as_ref().is_none_or(Publisher::is_done) && !shim.has_events();
+        let may = if is_quiet {
+            shim.may_hand_over()
+        } else {
+            Err(Error::NotHandedOver("telling events"))
+        };
+        if let Err(error) = may {
+            shim.not_handed_over(ticket, error);
+            return;
+        }
+        let Ok(listener) = self.listener.try_clone() else { return };
+        let mut handover = handover::State::new(
+            shim,
+            ServerParts {
+                listener,
+                connections: std::mem::take(&mut self.connections),
+                pending: std::mem::take(&mut self.pending).into_iter().collect(),
+                next_connection: self.next_connection,
+            },
+            ticket,
+        );
+        let error = handover.hand_to(binary);
+        let (parts, server) = handover.into_parts();
+        shim.put_back(parts);
+        self.connections = server.connections;
+        self.pending = server.pending.into_iter().collect();
+        journal::write(Level::Error, "upgrade failed", &[("error", &journal::chain(&error))]);
+        shim.not_handed_over(ticket, error.into());
+        self.deliver(shim);
+    }
+
     /// Serves until `Shutdown`.
     pub(crate) fn run(&mut self, shim: &mut Shim) -> Result<(), SysError> {
         shim.poller().add(&self.listener, Token::Listener, Interest::Read)?;
@@ -87,6 +151,8 @@ impl Server {
             shim.follow();
         }
         let mut leave_at: Option<Instant> = None;
+        // Children may have ended while one program became another.
+        shim.on_children();
         loop {
             let wake = self.publisher.as_ref().and_then(Publisher::wake_at);
             let rest = |at: Instant| at.saturating_duration_since(clock::now());
@@ -98,6 +164,10 @@ impl Server {
             shim.on_time();
             self.deliver(shim);
             self.publish(shim);
+            if let Some((binary, ticket)) = shim.upgrade.take() {
+                self.upgrade(&binary, ticket, shim);
+                self.deliver(shim);
+            }
             if shim.is_stopping() {
                 let at = *leave_at.get_or_insert_with(|| clock::now() + FAREWELL);
                 let is_flushed = self.connections.values().all(Connection::is_flushed)

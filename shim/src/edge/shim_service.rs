@@ -54,6 +54,15 @@ pub(crate) fn call(request: &Request, ticket: Ticket, shim: &mut Shim) -> Result
             shim.wait(&ProcessRef::of_only_task(&asked.exec_id)?, ticket)?;
             Ok(Reply::Later(Form::WaitExit))
         }
+        "Upgrade" => {
+            let asked = wire::UpgradeRequest::decode(payload)?;
+            if !asked.binary.starts_with('/') {
+                return Err(EdgeError::Binary(asked.binary));
+            }
+            shim.may_hand_over()?;
+            shim.upgrade = Some((asked.binary.into(), ticket));
+            Ok(Reply::Later(Form::Empty))
+        }
         "ReopenLog" => {
             wire::ReopenLogRequest::decode(payload)?;
             shim.reopen_log()?;

@@ -30,6 +30,8 @@ pub(crate) enum EdgeError {
     Streaming,
     #[error("option {0} is not served")]
     Option(&'static str),
+    #[error("binary {0:?} is not an absolute path")]
+    Binary(String),
     #[error("bundle {0:?} is not an absolute path")]
     Bundle(String),
     #[error(transparent)]
@@ -50,7 +52,9 @@ impl EdgeError {
             Self::Service(_) | Self::Method(_) | Self::Streaming | Self::Option(_) => {
                 Kind::Unsupported
             }
-            Self::Message(_) | Self::Stream { .. } | Self::Bundle(_) => Kind::Invalid,
+            Self::Message(_) | Self::Stream { .. } | Self::Bundle(_) | Self::Binary(_) => {
+                Kind::Invalid
+            }
             Self::TooManyCalls(_) | Self::Frame(FrameError::TooLong { .. }) => Kind::Exhausted,
             Self::Frame(FrameError::UnknownType(_)) => Kind::Invalid,
             Self::Flow(error) => error.kind(),

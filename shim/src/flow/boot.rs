@@ -53,10 +53,15 @@ fn become_server(identity: &Identity, listener: &UnixListener) -> Result<(), Sys
     process::detach()?;
     process::redirect_stdio(&identity.bundle.join("shim.log"))?;
     process::become_subreaper()?;
+    name_server(identity);
+    Ok(())
+}
+
+/// The name for `ps`, and a last word before a panic ends the process.
+pub(crate) fn name_server(identity: &Identity) {
     process::set_title(&format!("wharf-shim: {}", identity.id.as_str()));
     std::panic::set_hook(Box::new(|panic| {
         journal::write(journal::Level::Error, "shim is broken", &[("panic", &panic)]);
         std::process::abort();
     }));
-    Ok(())
 }

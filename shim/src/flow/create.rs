@@ -10,7 +10,7 @@ use super::event;
 use super::log::{Log, LogTarget};
 use super::process::Process;
 use super::records::StateRecord;
-use super::shim::{Container, Shim};
+use super::shim::{Container, Hold, Shim};
 use super::stdio::{From, Names, Owner, Plan, To, Uris, Window};
 use crate::logic::exit::{Ending, Exit};
 use crate::logic::ids::TaskId;
@@ -84,7 +84,7 @@ impl Shim {
         let ends = match opened.wires.attach(created.pty.take()) {
             Ok(ends) => ends,
             Err(error) => {
-                undo(&created);
+                undo(&created.task);
                 return Err(error);
             }
         };
@@ -96,13 +96,13 @@ impl Shim {
         self.container = Some(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
-            created,
+            hold: Hold::Made(Box::new(created)),
             has_private_pids,
             init: number,
         });
         if let Err(error) = self.save_state(Started::No) {
             if let Some(container) = self.container.take() {
-                undo(&container.created);
+                undo(container.hold.task());
             }
             self.processes.remove(&number);
             return Err(error);
@@ -127,7 +127,7 @@ impl Shim {
             shim_pid,
             shim_start_ticks: ticks.unwrap_or(0),
             is_started: started == Started::Yes,
-            runtime: container.created.task.state(),
+            runtime: container.hold.task().state(),
         };
         record.save(&container.bundle)
     }
@@ -148,8 +148,7 @@ pub(crate) fn not_started(pid: i32, source: wharf_runtime::Error) -> Error {
 }
 
 /// Takes back a container that nobody was told of. Goes on after a failure.
-fn undo(created: &wharf_runtime::Created) {
-    let task = &created.task;
+fn undo(task: &wharf_runtime::Task) {
     let _ = process::signal(&task.pidfd, libc::SIGKILL);
     process::wait_end(&task.pidfd, std::time::Duration::from_secs(2));
     process::reap(task.pid);

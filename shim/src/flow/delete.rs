@@ -41,7 +41,7 @@ impl Shim {
             self.end_created(number);
         }
         let container = self.container(None)?;
-        let task = &container.created.task;
+        let task = container.hold.task();
         task.destroy().map_err(|source| Error::Runtime { step: "take container down", source })?;
         for exec in self.processes.values().filter(|process| process.exec.is_some()) {
             records::remove_exit(&container.bundle, exec.exec.as_ref())?;
@@ -71,7 +71,7 @@ impl Shim {
     /// A container that waits before its execve is killed: nothing of the image has run.
     fn end_created(&mut self, number: u32) {
         let Some(container) = &self.container else { return };
-        let task = &container.created.task;
+        let task = container.hold.task();
         if let Err(error) = process::signal(&task.pidfd, libc::SIGKILL) {
             journal::write(
                 Level::Warn,

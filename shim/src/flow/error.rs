@@ -24,6 +24,8 @@ pub(crate) enum Error {
     ExecExists(String),
     #[error("deleted while it was waited for")]
     Deleted,
+    #[error("a container that is {0} is not handed over")]
+    NotHandedOver(&'static str),
     #[error("stdin is closed")]
     StdinClosed,
     #[error("{queued} bytes of stdin wait to be read by the process, at most {limit} may")]
@@ -64,7 +66,9 @@ impl Error {
         match self {
             Self::NoTask(_) | Self::NoExec(_) | Self::Deleted => Kind::NotFound,
             Self::TaskExists(_) | Self::ExecExists(_) => Kind::AlreadyExists,
-            Self::StdinClosed | Self::NotHeld | Self::NoTerminal => Kind::Precondition,
+            Self::StdinClosed | Self::NotHeld | Self::NoTerminal | Self::NotHandedOver(_) => {
+                Kind::Precondition
+            }
             Self::StdinFull { .. } | Self::TooMany { .. } => Kind::Exhausted,
             Self::Stdio(_)
             | Self::Signal(_)

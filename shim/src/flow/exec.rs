@@ -62,7 +62,7 @@ impl Shim {
         let waiting = exec.waiting.take().expect("an exec that was not started has its process");
         let names = Names { id: container.id.as_str(), namespace: &self.identity.namespace };
         let opened = waiting.plan.open(names)?;
-        let task = &container.created.task;
+        let task = container.hold.task();
         let made =
             task.exec(&waiting.process, opened.stdio).map_err(|source| not_started(0, source))?;
         drop(waiting.process);

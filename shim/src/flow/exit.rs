@@ -126,7 +126,7 @@ impl Shim {
     fn end_others(&mut self) {
         let Some(container) = &self.container else { return };
         if !container.has_private_pids
-            && let Err(error) = container.created.task.signal_all(libc::SIGKILL)
+            && let Err(error) = container.hold.task().signal_all(libc::SIGKILL)
         {
             let error = journal::chain(&error);
             journal::write(Level::Warn, "processes may be left", &[("error", &error)]);
@@ -150,7 +150,7 @@ impl Shim {
 
     /// OOM kills in the container so far.
     pub(crate) fn oom_kills(&self) -> u64 {
-        let task = self.container.as_ref().map(|container| &container.created.task);
+        let task = self.container.as_ref().map(|container| container.hold.task());
         task.map_or(0, |task| task.oom_kills().unwrap_or(0))
     }
 }

@@ -3,6 +3,7 @@
 //! What the process does not read waits here, bounded; a call is answered when all of it has been
 //! taken. Closing comes after what waits.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
@@ -16,7 +17,7 @@ const LIMIT: usize = 8 << 20;
 /// Bytes of one read from a named pipe.
 const READ: usize = 64 << 10;
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Piece {
     bytes: Vec<u8>,
     at: usize,
@@ -24,11 +25,14 @@ struct Piece {
 }
 
 /// A named pipe that clients write to.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Feed {
+    #[serde(with = "crate::sys::handover::fd")]
     read: OwnedFd,
     /// While this is open, a client that leaves does not end the input.
+    #[serde(with = "crate::sys::handover::optional_fd")]
     keep: Option<OwnedFd>,
+    #[serde(skip)]
     is_watched: bool,
 }
 
@@ -42,9 +46,10 @@ impl Feed {
 pub(crate) type Written = Vec<(Ticket, Result<(), Error>)>;
 
 /// Stdin of one process, from our side.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Input {
     /// `None`: closed.
+    #[serde(with = "crate::sys::handover::optional_fd")]
     target: Option<OwnedFd>,
     /// To be closed by [`Input::arm`]: a pty's duplicates share one entry's life in the poller,
     /// so closing alone would not take it out.
@@ -53,6 +58,7 @@ pub(crate) struct Input {
     queue: VecDeque<Piece>,
     queued: usize,
     is_closing: bool,
+    #[serde(skip)]
     is_watched: bool,
     feed: Option<Feed>,
 }

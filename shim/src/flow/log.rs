@@ -4,6 +4,7 @@
 //! Any other fault of the log drops output and counts it: a container is not held for a broken
 //! log folder.
 
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,13 @@ pub(crate) struct LogTarget {
     pub(crate) max_files: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Log {
     file: LogFile,
     format: Format,
     /// Lines that the disk had no room for.
     blocked: Vec<u8>,
+    #[serde(skip)]
     retry_at: Option<Instant>,
     /// The last line of stdout, of stderr, is a part of one.
     open_lines: [bool; 2],

@@ -23,6 +23,7 @@ mod signal;
 mod start;
 mod stdio;
 mod tell;
+mod upgrade;
 
 pub(crate) use create::{CreateTask, Mount, Options};
 pub(crate) use error::Error;
@@ -33,3 +34,4 @@ pub(crate) use read_output::ReadOutput;
 pub(crate) use shim::{Completion, Force, Identity, Outcome, Shim, Ticket};
 pub(crate) use signal::Reach;
 pub(crate) use stdio::{Owner, Uris};
+pub(crate) use upgrade::Parts;

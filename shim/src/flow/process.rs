@@ -1,5 +1,6 @@
 //! One process of the container as the shim holds it: identity, state, stdio, end.
 
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use crate::logic::output::Output;
 use crate::logic::process::State;
 
 /// An init or an exec.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Process {
     /// Names the process in poller tokens; never used twice.
     pub(crate) number: u32,
@@ -23,8 +24,10 @@ pub(crate) struct Process {
     /// 0 until there is one.
     pub(crate) pid: i32,
     /// Of an exec; the init's is in the runtime's task.
+    #[serde(with = "crate::sys::handover::optional_fd")]
     pub(crate) pidfd: Option<OwnedFd>,
     /// Of an exec that has not been started.
+    #[serde(skip)]
     pub(crate) waiting: Option<Box<Waiting>>,
     pub(crate) uris: Uris,
     pub(crate) terminal: bool,
@@ -41,6 +44,7 @@ pub(crate) struct Process {
     /// The exit has been told to all who waited.
     pub(crate) is_announced: bool,
     /// When it is told although a sink has not taken all output.
+    #[serde(skip)]
     pub(crate) announce_by: Option<Instant>,
     /// Who waits for the end.
     pub(crate) waiters: Vec<Ticket>,

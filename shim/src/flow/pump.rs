@@ -4,6 +4,7 @@
 //! read until it has been taken: the container feels a full pipe, and no byte is lost. Only
 //! [`Pump::arm`] talks to the poller.
 
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
 use super::log::Log;
@@ -26,7 +27,7 @@ const DRAIN: usize = 1 << 20;
 const LARGE_PIPE: i32 = 256 << 10;
 
 /// Where output goes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Sink {
     Discard,
     /// The task's log.
@@ -34,6 +35,7 @@ pub(crate) enum Sink {
     /// The process' [`Output`].
     Held,
     File {
+        #[serde(with = "crate::sys::handover::fd")]
         fd: OwnedFd,
         /// Read and not taken yet, at most one read.
         pending: Vec<u8>,
@@ -71,14 +73,16 @@ struct Watched {
 }
 
 /// One stream of output.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pump {
     pub(crate) stream: Stream,
+    #[serde(with = "crate::sys::handover::optional_fd")]
     source: Option<OwnedFd>,
     /// To be closed by [`Pump::arm`]: a pty's duplicates share one entry's life in the poller, so
     /// closing alone would not take it out.
     is_over: bool,
     sink: Sink,
+    #[serde(skip)]
     watched: Watched,
     is_large: bool,
 }

@@ -1,5 +1,6 @@
 //! `ReadOutput`: the held output of an exec, from an offset on; answered when there is some.
 
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 use super::Error;
@@ -28,9 +29,10 @@ pub(crate) struct ReadOutput {
 }
 
 /// A call that waits for output.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reader {
     pub(crate) ticket: Ticket,
+    #[serde(skip)]
     pub(crate) until: Option<Instant>,
     number: u32,
     offset: u64,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use wharf_runtime::Created;
+use serde::{Deserialize, Serialize};
+use wharf_runtime::{Created, Task};
 
 use super::Error;
 use super::event::Happened;
@@ -26,7 +27,7 @@ use crate::sys::poller::Poller;
 const IDLE: Duration = Duration::from_millis(500);
 
 /// Who this shim is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Identity {
     pub(crate) namespace: String,
     pub(crate) id: TaskId,
@@ -35,7 +36,7 @@ pub(crate) struct Identity {
 }
 
 /// Names a call whose answer comes later. The edge makes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Ticket {
     pub(crate) connection: u32,
     pub(crate) stream: u32,
@@ -52,12 +53,37 @@ pub(crate) enum Outcome {
 /// A late answer.
 pub(crate) type Completion = (Ticket, Result<Outcome, Error>);
 
-/// The container of this shim.
+/// The container as the runtime made it, or as it was found again by a new program.
 #[derive(Debug)]
+pub(crate) enum Hold {
+    Made(Box<Created>),
+    Found(Box<Task>),
+}
+
+impl Hold {
+    pub(crate) fn task(&self) -> &Task {
+        match self {
+            Self::Made(created) => &created.task,
+            Self::Found(task) => task,
+        }
+    }
+
+    /// Lets the init go on. One that was found runs already.
+    pub(crate) fn start(&mut self) -> Result<(), wharf_runtime::Error> {
+        match self {
+            Self::Made(created) => created.start(),
+            Self::Found(_) => Ok(()),
+        }
+    }
+}
+
+/// The container of this shim.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Container {
     pub(crate) id: TaskId,
     pub(crate) bundle: PathBuf,
-    pub(crate) created: Created,
+    #[serde(with = "super::upgrade::hold")]
+    pub(crate) hold: Hold,
     /// Its processes die with the init, by the kernel's hand.
     pub(crate) has_private_pids: bool,
     /// Number of its init.
@@ -80,7 +106,11 @@ pub(crate) struct Shim {
     pub(crate) completions: Vec<Completion>,
     pub(crate) events: Vec<Happened>,
     pub(crate) has_followers: bool,
-    next_number: u32,
+    /// Where events go, kept for the next program.
+    pub(crate) events_address: Option<String>,
+    pub(super) next_number: u32,
+    /// An upgrade that was asked for.
+    pub(crate) upgrade: Option<(PathBuf, Ticket)>,
     /// When working memory is to be freed.
     idle_at: Option<Instant>,
     is_stopping: bool,
@@ -101,7 +131,9 @@ impl Shim {
             completions: Vec::new(),
             events: Vec::new(),
             has_followers: false,
+            events_address: None,
             next_number: 0,
+            upgrade: None,
             idle_at: None,
             is_stopping: false,
         })

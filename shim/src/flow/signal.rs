@@ -36,7 +36,7 @@ impl Shim {
         if reach == Reach::All && is_init {
             self.signal_all(signal)?;
         } else if is_init {
-            let task = &self.container(None)?.created.task;
+            let task = self.container(None)?.hold.task();
             task.signal(signal).map_err(|source| Error::Runtime { step: "signal init", source })?;
         } else if let Some(pidfd) = &process.pidfd {
             process::signal(pidfd, signal)?;
@@ -52,7 +52,7 @@ impl Shim {
     }
 
     fn signal_all(&self, signal: i32) -> Result<(), Error> {
-        let task = &self.container(None)?.created.task;
+        let task = self.container(None)?.hold.task();
         task.signal_all(signal)
             .map_err(|source| Error::Runtime { step: "signal container", source })
     }
@@ -90,7 +90,7 @@ impl Shim {
         let init = self.processes.get(&number).expect("a container has its init");
         let after = init.state.after(event)?;
         if after != init.state || event == Event::Update {
-            act(&container.created.task)?;
+            act(container.hold.task())?;
         }
         let init = self.processes.get_mut(&number).expect("just found");
         let before = std::mem::replace(&mut init.state, after);

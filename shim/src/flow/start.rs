@@ -48,7 +48,7 @@ impl Shim {
         // Written before: a start that nobody was told of is still a start.
         self.save_state(Started::Yes)?;
         let container = self.container.as_mut().expect("an init belongs to a container");
-        let pid = container.created.task.pid;
-        container.created.start().map_err(|source| not_started(pid, source))
+        let pid = container.hold.task().pid;
+        container.hold.start().map_err(|source| not_started(pid, source))
     }
 }

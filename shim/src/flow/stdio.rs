@@ -2,6 +2,7 @@
 //!
 //! Owns the making of pipes and the opening of sinks. Moves no bytes: `pump` and `input` do.
 
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -21,7 +22,7 @@ pub(crate) type Window = (u16, u16);
 pub(crate) type Owner = (u32, u32);
 
 /// The URIs of a Task request, kept to be told in `State`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Uris {
     pub(crate) stdin: String,
     pub(crate) stdout: String,
@@ -167,7 +168,7 @@ pub(crate) struct Wires {
 }
 
 /// Our side, complete.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Ends {
     pub(crate) pumps: Vec<Pump>,
     pub(crate) input: Option<Input>,
@@ -175,9 +176,11 @@ pub(crate) struct Ends {
 }
 
 /// A terminal's master, for its size; the peer keeps it from hanging up.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pty {
+    #[serde(with = "crate::sys::handover::fd")]
     pub(crate) master: OwnedFd,
+    #[serde(with = "crate::sys::handover::optional_fd")]
     _peer: Option<OwnedFd>,
 }
 

@@ -47,7 +47,7 @@ impl Shim {
 
     /// Pids in the container, with the exec that each belongs to where it is its first process.
     pub(crate) fn pids(&self, id: &TaskId) -> Result<Vec<(i32, Option<String>)>, Error> {
-        let task = &self.container(Some(id))?.created.task;
+        let task = self.container(Some(id))?.hold.task();
         let pids =
             task.pids().map_err(|source| Error::Runtime { step: "list processes", source })?;
         let exec_of = |pid: i32| {
@@ -59,7 +59,7 @@ impl Shim {
 
     /// Pid of the init, 0 when there is none.
     pub(crate) fn init_pid(&self) -> i32 {
-        self.container.as_ref().map_or(0, |container| container.created.task.pid)
+        self.container.as_ref().map_or(0, |container| container.hold.task().pid)
     }
 
     /// Where the container's figures are.
@@ -76,7 +76,7 @@ impl Shim {
     }
 
     pub(crate) fn info(&self) -> Info {
-        let task = self.container.as_ref().map(|container| &container.created.task);
+        let task = self.container.as_ref().map(|container| container.hold.task());
         Info {
             init_pid: task.map_or(0, |task| task.pid),
             init_start_ticks: task.map_or(0, |task| task.start_ticks),

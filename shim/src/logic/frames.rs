@@ -1,5 +1,6 @@
 //! Bytes of a connection to ttrpc frames. Pure; memory is bounded by one frame plus one read.
 
+use serde::{Deserialize, Serialize};
 use wharf_proto::ttrpc::{FrameError, HEADER_LEN, Header};
 
 /// What the bytes hold next.
@@ -16,7 +17,7 @@ pub(crate) enum Next {
 }
 
 /// What has come in and is not a frame yet.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Reader {
     bytes: Vec<u8>,
     at: usize,

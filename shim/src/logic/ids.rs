@@ -1,6 +1,7 @@
 //! Ids, parsed once at the edge. They become parts of file names, so nothing in them may lead
 //! out of a folder.
 
+use serde::{Deserialize, Serialize};
 use wharf_proto::kind::Kind;
 
 /// Longest id; what containerd and Wharf hand out is shorter.
@@ -39,7 +40,7 @@ fn check(text: &str) -> Result<(), IdError> {
 }
 
 /// Id of a container's task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TaskId(String);
 
 impl TaskId {
@@ -53,7 +54,7 @@ impl TaskId {
 }
 
 /// Id of an exec, unique in its task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ExecId(String);
 
 impl ExecId {

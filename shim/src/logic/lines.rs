@@ -6,6 +6,7 @@
 //! become U+FFFD there, as with Docker.
 
 use super::timestamp::{RFC3339_LEN, rfc3339};
+use serde::{Deserialize, Serialize};
 
 /// Longest payload of one line, as other runtimes cut it.
 pub(crate) const MAX_PAYLOAD: usize = 16 << 10;
@@ -13,7 +14,7 @@ pub(crate) const MAX_PAYLOAD: usize = 16 << 10;
 pub(crate) const MIN_OUT: usize = 6 * MAX_PAYLOAD + 128;
 
 /// Which of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Stream {
     Stdout,
     Stderr,
@@ -29,7 +30,7 @@ impl Stream {
 }
 
 /// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Format {
     Cri,
     JsonFile,

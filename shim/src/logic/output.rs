@@ -4,6 +4,7 @@
 //! as it takes: a reader whose connection broke asks again and gets the same bytes. It goes when a
 //! reader says that it has it.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 use wharf_proto::kind::Kind;
@@ -29,14 +30,14 @@ impl OutsideError {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Chunk {
     stream: Stream,
     data: Vec<u8>,
 }
 
 /// What is held.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Output {
     chunks: VecDeque<Chunk>,
     /// Bytes of the first chunk that are released.

@@ -11,10 +11,11 @@
 //! ```
 //! Execs are never paused by themselves: they share the init's cgroup.
 
+use serde::{Deserialize, Serialize};
 use wharf_proto::kind::Kind;
 
 /// Where a process stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum State {
     /// Prepared: an init waits before execve, an exec has not been started.
     Created,

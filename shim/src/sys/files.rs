@@ -1,5 +1,6 @@
 //! Small files that are whole or absent, and log files.
 
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -44,8 +45,9 @@ pub(crate) fn remove(path: &Path) -> Result<(), SysError> {
 }
 
 /// The container's log: appended to, and moved aside when it has grown.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LogFile {
+    #[serde(with = "super::handover::fd")]
     file: File,
     path: PathBuf,
     size: u64,

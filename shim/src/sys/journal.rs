@@ -41,6 +41,11 @@ pub(crate) fn enable_debug() {
     DEBUG.store(true, Ordering::Relaxed);
 }
 
+/// Are debug lines let through?
+pub(crate) fn is_debug() -> bool {
+    DEBUG.load(Ordering::Relaxed)
+}
+
 /// Writes one line. A full disk loses it: the container matters more.
 pub(crate) fn write(level: Level, message: &str, fields: &[(&str, &dyn std::fmt::Display)]) {
     if level == Level::Debug && !DEBUG.load(Ordering::Relaxed) {

@@ -5,6 +5,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod files;
+pub(crate) mod handover;
 pub(crate) mod journal;
 pub(crate) mod logger;
 pub(crate) mod memory;
