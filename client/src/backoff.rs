@@ -1,6 +1,8 @@
-//! When to try again. Pure: the caller has the clock.
+//! When to try again. The decision is pure: the caller has the clock.
 
 use std::time::{Duration, Instant};
+
+use crate::error::Error;
 
 const FIRST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_millis(500);
@@ -44,6 +46,19 @@ impl Backoff {
         let pause = self.pause;
         self.pause = (self.pause * 2).min(LONGEST);
         Some(pause)
+    }
+}
+
+impl Backoff {
+    /// Waits for the next attempt, or gives the error back.
+    pub(crate) async fn retry(&mut self, error: Error) -> Result<(), Error> {
+        match self.after_failure(Instant::now()).filter(|_| error.is_transient()) {
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                Ok(())
+            }
+            None => Err(error),
+        }
     }
 }
 

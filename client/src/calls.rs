@@ -165,14 +165,11 @@ impl Client {
             };
             // A supervisor that is not there at the first try is not one that restarts.
             reached |= !matches!(error, Error::Connect { .. });
-            if !reached || !error.is_transient() {
+            if !reached {
                 return Err(error);
             }
             backoff.opened(asked_at);
-            match backoff.after_failure(Instant::now()) {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return Err(error),
-            }
+            backoff.retry(error).await?;
         }
     }
 

@@ -83,7 +83,7 @@ impl LogStream {
                 }
             };
             self.stream = None;
-            retry(&mut self.backoff, self.client.error("Logs", status)).await?;
+            self.backoff.retry(self.client.error("Logs", status)).await?;
         }
     }
 }
@@ -126,18 +126,7 @@ impl EventStream {
                 }
             };
             self.stream = None;
-            retry(&mut self.backoff, self.client.error("Subscribe", status)).await?;
+            self.backoff.retry(self.client.error("Subscribe", status)).await?;
         }
-    }
-}
-
-/// Waits before the next attempt, or gives the error back.
-async fn retry(backoff: &mut Backoff, error: Error) -> Result<(), Error> {
-    match backoff.after_failure(Instant::now()).filter(|_| error.is_transient()) {
-        Some(pause) => {
-            tokio::time::sleep(pause).await;
-            Ok(())
-        }
-        None => Err(error),
     }
 }

@@ -1,6 +1,9 @@
 //! Images on their way in: pull from a registry, import of an archive.
 
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    time::Instant,
+};
 
 use bytes::BytesMut;
 use tokio::sync::mpsc;
@@ -11,7 +14,7 @@ use wharf_proto::v1::{
     PullImageResponse, import_image_request, import_image_response, pull_image_response,
 };
 
-use crate::{connection::Client, error::Error};
+use crate::{backoff::Backoff, connection::Client, error::Error};
 
 /// Size of one piece of an archive.
 const PIECE: usize = 256 << 10;
@@ -28,14 +31,17 @@ pub enum PullEvent {
 }
 
 impl Client {
-    /// Pulls an image. May be repeated after a break: what is here is not fetched again.
+    /// Pulls an image. Asked again when the supervisor was restarted meanwhile: what has come is not
+    /// fetched again.
     ///
     /// # Errors
-    /// As any call.
+    /// As any call; a break while opening is not retried.
     pub async fn pull(&self, request: PullImageRequest) -> Result<Pull, Error> {
-        let answers = self.images().pull(request).await;
+        let answers = self.images().pull(request.clone()).await;
         let stream = answers.map_err(|status| self.error("Pull", status))?.into_inner();
-        Ok(Pull { client: self.clone(), stream })
+        let mut backoff = self.backoff();
+        backoff.opened(Instant::now());
+        Ok(Pull { client: self.clone(), request, stream: Some(stream), backoff })
     }
 
     /// Imports an archive, read on a thread of its own as fast as the server takes it.
@@ -91,20 +97,43 @@ fn send_archive(
 #[derive(Debug)]
 pub struct Pull {
     client: Client,
-    stream: Streaming<PullImageResponse>,
+    request: PullImageRequest,
+    stream: Option<Streaming<PullImageResponse>>,
+    backoff: Backoff,
 }
 
 impl Pull {
     /// The next event; None after [`PullEvent::Done`].
     ///
     /// # Errors
-    /// As any call.
+    /// The server's refusal, or the last failure when patience is at an end.
     pub async fn next(&mut self) -> Result<Option<PullEvent>, Error> {
         use pull_image_response::Kind;
         loop {
-            let answer = self.stream.message().await;
-            let Some(answer) = answer.map_err(|status| self.client.error("Pull", status))? else {
-                return Ok(None);
+            let answer = match &mut self.stream {
+                Some(stream) => stream.message().await,
+                None => match self.client.images().pull(self.request.clone()).await {
+                    Ok(stream) => {
+                        self.backoff.opened(Instant::now());
+                        self.stream = Some(stream.into_inner());
+                        continue;
+                    }
+                    Err(status) => Err(status),
+                },
+            };
+            let answer = match answer {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return Ok(None),
+                Err(status) => {
+                    self.stream = None;
+                    let error = self.client.error("Pull", status);
+                    // UNAVAILABLE from the server itself is the registry's.
+                    if error.refusal().is_some() {
+                        return Err(error);
+                    }
+                    self.backoff.retry(error).await?;
+                    continue;
+                }
             };
             return Ok(Some(match answer.kind {
                 Some(Kind::Progress(progress)) => PullEvent::Progress(progress),

@@ -64,7 +64,7 @@ pub(crate) async fn events(context: &Context, args: EventsArgs) -> Result<u8> {
         from_sequence: args.from.unwrap_or(0),
         since: moment(args.since.as_deref(), "--since")?,
         until: moment(args.until.as_deref(), "--until")?,
-        topics: filters.types.iter().map(|kind| format!("{kind}.")).collect(),
+        topics: filters.types.clone(),
         container: filters.container.clone(),
     };
     let client = context.client().await?;
