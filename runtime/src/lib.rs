@@ -164,6 +164,27 @@ pub fn create(request: CreateRequest<'_>) -> Result<Created, Error> {
     flow::create::create(&request, &flow::init::Options::default())
 }
 
+/// Makes sure that the calling program can't be overwritten through `/proc/self/exe` by a container
+/// that its children enter: executes the same program anew, with the same arguments and
+/// environment, from a mount that is read-only for everybody (or a sealed copy in memory). Returns
+/// when that is so already; to be called first in `main`. The path in `/proc/self/exe` then means
+/// nothing, but it can still be opened and executed.
+///
+/// # Errors
+/// When neither way works.
+pub fn run_sealed() -> Result<(), Error> {
+    use error::Step;
+    use std::os::unix::ffi::OsStrExt;
+    let args: Vec<_> =
+        std::env::args_os().filter_map(|arg| sys::c_str(arg.as_bytes()).ok()).collect();
+    let env: Vec<_> = std::env::vars_os()
+        .filter_map(|(name, value)| {
+            sys::c_str(&[name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
+        })
+        .collect();
+    Ok(sys::sealed::run_sealed(&args, &env).step(|| "run from a sealed copy")?)
+}
+
 /// Runs the spec's poststop hooks, as is to be done after the container is destroyed.
 ///
 /// # Errors

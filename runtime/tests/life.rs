@@ -30,6 +30,8 @@ fn main() {
         ("failures_leave_nothing", failures_leave_nothing),
         ("many_layers", many_layers),
         ("seccomp_filters", seccomp_filters),
+        ("user_namespace", user_namespace),
+        ("labels_that_the_host_lacks_are_an_error", labels_that_the_host_lacks_are_an_error),
     ]);
 }
 
@@ -322,4 +324,41 @@ fn seccomp_filters() -> Check {
         w.has(&out, "CapEff:\t0000000008000020")?;
     }
     Ok(())
+}
+
+fn user_namespace() -> Check {
+    let mut w = World::new()?;
+    w.spec["linux"]["namespaces"].as_array_mut().ok_or("no list")?.push(json!({"type": "user"}));
+    for map in ["uidMappings", "gidMappings"] {
+        w.spec["linux"][map] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    }
+    w.spec["process"]["user"] = json!({"uid": 0, "gid": 0, "additionalGids": [9]});
+    w.open_to(100_000)?;
+    w.sh("id -u; id -G; echo x >/dev/null && echo null; grep -o 100000 /proc/self/uid_map; touch /tmp/ready; sleep 100");
+    let (stdio, out) = world::pipes()?;
+    let mut created = w.create(None, stdio)?;
+    created.start()?;
+    let ready = w.root().join("tmp/ready");
+    world::until("the script", || Ok(ready.exists()))?;
+    let process: Process =
+        serde_json::from_value(json!({"user": {"uid": 5, "gid": 6, "additionalGids": [7]},
+        "cwd": "/", "args": ["sh", "-c", "id -u; id -G"], "env": ["PATH=/bin"]}))?;
+    let (stdio, text) = world::pipes()?;
+    let exec = created.task.exec(&process, stdio)?;
+    let text = world::read_to_end(text)?;
+    world::reap_fd(&exec.pidfd)?;
+    end(&created.task)?;
+    w.same("exec", text.as_str(), "5\n6 7\n")?;
+    w.same("output", world::read_to_end(out)?.as_str(), "0\n0 9\nnull\n100000\n")
+}
+
+fn labels_that_the_host_lacks_are_an_error() -> Check {
+    if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+        println!("        skipped: this host has AppArmor");
+        return Ok(());
+    }
+    let mut w = World::new()?;
+    w.spec["process"]["apparmorProfile"] = json!("docker-default");
+    let error = w.refused()?;
+    w.has(&error.to_string(), "process.apparmorProfile")
 }

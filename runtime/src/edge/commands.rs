@@ -59,7 +59,8 @@ fn dispatch(args: &[String], log: &mut Log) -> Result<i32, CommandError> {
         return Err(CommandError::Usage(text.to_owned()));
     }
     if ["create", "run", "exec"].contains(&command.as_str()) {
-        seal()?;
+        // Before a process of ours enters a container, which could write to its program.
+        crate::run_sealed()?;
     }
     match command.as_str() {
         "create" => create::create(&context, &one(&CREATE)?),
@@ -96,20 +97,6 @@ fn dispatch(args: &[String], log: &mut Log) -> Result<i32, CommandError> {
         }
         other => Err(CommandError::Usage(format!("unknown command {other:?}"))),
     }
-}
-
-/// Before a process of ours enters a container, which could write to its program.
-fn seal() -> Result<(), CommandError> {
-    use std::os::unix::ffi::OsStrExt;
-    let args: Vec<_> =
-        std::env::args_os().filter_map(|arg| crate::sys::c_str(arg.as_bytes()).ok()).collect();
-    let env: Vec<_> = std::env::vars_os()
-        .filter_map(|(name, value)| {
-            crate::sys::c_str(&[name.as_bytes(), b"=", value.as_bytes()].concat()).ok()
-        })
-        .collect();
-    crate::sys::sealed::run_sealed(&args, &env).step(|| "run from a sealed copy")?;
-    Ok(())
 }
 
 fn default_root() -> PathBuf {

@@ -134,9 +134,28 @@ impl Cgroup {
 
     /// Moves the calling process, which has one thread, into the v1 directories.
     pub(crate) fn enter(&self) -> Result<(), Failure> {
-        for dir in self.dirs.iter().filter(|dir| !dir.unified) {
-            put(&dir.path.join("tasks"), "0")
-                .step(|| format!("enter cgroup {}", dir.path.display()))?;
+        Self::enter_by(self.doors()?)
+    }
+
+    /// Open files by which a process enters, for one that will not be allowed to open them: the
+    /// kernel asks for the rights of who opened them (5.16 and later).
+    pub(crate) fn doors(&self) -> Result<Vec<fs::File>, Failure> {
+        self.dirs
+            .iter()
+            .filter(|dir| !dir.unified)
+            .map(|dir| {
+                fs::OpenOptions::new()
+                    .write(true)
+                    .open(dir.path.join("tasks"))
+                    .step(|| format!("open {}/tasks", dir.path.display()))
+            })
+            .collect()
+    }
+
+    /// Moves the calling process by such files.
+    pub(crate) fn enter_by(doors: Vec<fs::File>) -> Result<(), Failure> {
+        for mut door in doors {
+            io::Write::write_all(&mut door, b"0").step(|| "enter the container's cgroup")?;
         }
         Ok(())
     }

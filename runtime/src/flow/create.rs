@@ -1,5 +1,6 @@
 //! `create` and `start`: the parent's side.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -79,6 +80,10 @@ fn fork_init(
 ) -> Result<Created, Error> {
     let (ours, theirs) = Channel::pair().step(|| "make a channel to the container's init")?;
     let birthplace = cgroup.birthplace()?;
+    let doors = match plan.namespaces.has(ns::USER) {
+        true => Some(cgroup.doors()?),
+        false => None,
+    };
     // A cgroup namespace has to wait until the process is in its cgroups.
     let new = plan.namespaces.new & !ns::CGROUP;
     let joined_pid = joins.iter().find(|(kind, _)| *kind == ns::PID).map(|(_, fd)| fd.as_fd());
@@ -97,6 +102,7 @@ fn fork_init(
                 channel: &theirs,
                 cgroup,
                 joins,
+                doors: Cell::new(doors),
                 options,
                 subject,
             };

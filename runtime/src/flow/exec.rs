@@ -9,7 +9,7 @@ use oci_spec::runtime::Process;
 use super::console::{self, Console};
 use super::create::{receive, until_exec};
 use super::init::run_child;
-use super::process::{self, Groups};
+use super::process;
 use super::task::{kill_and_reap, started};
 use crate::error::{Error, ErrorKind, Failure, Step};
 use crate::logic::message::Message;
@@ -99,6 +99,7 @@ fn run(
     sys_process::setsid().step(|| "start a session")?;
     task.cgroup.enter()?;
     process::set_oom_score(plan, &mut warnings)?;
+    process::set_labels(plan)?;
     // The container's processes are about to see this one: no ptrace, no /proc/<pid>/fd
     // (CVE-2016-9962).
     sys_process::hide_from_neighbours().step(|| "hide from the container")?;
@@ -106,12 +107,11 @@ fn run(
     let kinds = all | task.namespaces & (ns::USER | ns::TIME);
     sys_process::setns(task.pidfd.as_fd(), kinds & !ns::PID)
         .step(|| "join the container's namespaces")?;
-    let groups = if task.namespaces & ns::USER != 0 {
+    let mapped = task.namespaces & ns::USER != 0;
+    if mapped {
         crate::sys::cred::become_user(0, 0, None).step(|| "become root of the user namespace")?;
-        Groups::Leave
-    } else {
-        Groups::Set
-    };
+    }
+    let groups = process::groups(mapped);
     let root = path::open_root().step(|| "open the container's root")?;
     let pty = console::connect(stdio, root.as_fd(), plan, Console::Exec)?;
     let seccomp = task.seccomp.as_ref();

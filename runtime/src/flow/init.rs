@@ -9,8 +9,10 @@
 //! Ready ── wait for Go ── seccomp, execve
 //! ```
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -18,7 +20,6 @@ use std::path::Path;
 use super::cgroup::Cgroup;
 use super::console::Console;
 use super::hooks::Subject;
-use super::process::Groups;
 use super::{console, dev, guard, mounts, process, rootfs};
 use crate::error::{ErrorKind, Failure, Step};
 use crate::logic::message::Message;
@@ -39,6 +40,8 @@ pub(crate) struct Init<'a> {
     pub(crate) cgroup: &'a Cgroup,
     /// Namespaces to join, in order.
     pub(crate) joins: &'a [(u64, OwnedFd)],
+    /// The ways into the cgroups, for a user namespace's root.
+    pub(crate) doors: Cell<Option<Vec<File>>>,
     pub(crate) options: &'a Options,
     pub(crate) subject: &'a Subject,
 }
@@ -124,8 +127,12 @@ impl Init<'_> {
             self.become_root_of_user_namespace()?;
         }
         sys_process::setsid().step(|| "start a session")?;
-        self.cgroup.enter()?;
+        match self.doors.take() {
+            Some(doors) => Cgroup::enter_by(doors)?,
+            None => self.cgroup.enter()?,
+        }
         process::set_oom_score(&plan.process, warnings)?;
+        process::set_labels(&plan.process)?;
         // The pid namespace was joined by being born into it.
         for (kind, fd) in self.joins.iter().filter(|(kind, _)| *kind != ns::PID) {
             sys_process::setns(fd.as_fd(), *kind).step(|| "join a namespace")?;
@@ -142,7 +149,7 @@ impl Init<'_> {
         self.make_working_directory(&root)?;
         guard::close_later(&later)?;
         guard::close_root(plan, root.as_fd())?;
-        let groups = if self.groups_denied() { Groups::Leave } else { Groups::Set };
+        let groups = process::groups(plan.namespaces.has(ns::USER));
         process::prepare(&plan.process, plan.seccomp.as_ref(), groups, warnings)?;
         let program = process::find_program(&plan.process)?;
         Ok((program, pty))
@@ -229,10 +236,5 @@ impl Init<'_> {
         self.channel.send(&Message::MapMe.encode(), None).step(|| "ask for id maps")?;
         wait_for_go(self.channel)?;
         cred::become_user(0, 0, None).step(|| "become root of the user namespace")
-    }
-
-    fn groups_denied(&self) -> bool {
-        self.plan.namespaces.has(ns::USER)
-            && std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"))
     }
 }

@@ -1,6 +1,7 @@
 //! The last stretch of any container process: limits, directory, user, capabilities, program.
 
 use std::ffi::CString;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use crate::error::{ErrorKind, Failure, Step};
@@ -8,7 +9,7 @@ use crate::logic::capabilities;
 use crate::logic::process_plan::{ProcessPlan, cut_limit};
 use crate::logic::seccomp::Filter;
 use crate::sys::cred::CapabilitySets;
-use crate::sys::path::{Access, Resolve};
+use crate::sys::path::{Access, FsKind, Resolve};
 use crate::sys::{bpf, cred, exec, no, path};
 
 /// The exit codes of a shell for a program that it can't start.
@@ -34,6 +35,34 @@ pub(crate) fn set_oom_score(
         }
         done => done.step(|| format!("process.oomScoreAdj: write {score}")),
     }
+}
+
+/// Sets the labels that execve takes on. By the host's procfs, and only if it is one, so that no
+/// decoy swallows them (CVE-2019-16884): to be called before the container's is in sight.
+pub(crate) fn set_labels(process: &ProcessPlan) -> Result<(), Failure> {
+    let labels = [
+        ("process.apparmorProfile", "apparmor/exec", &process.apparmor, "exec "),
+        ("process.selinuxLabel", "exec", &process.selinux, ""),
+    ];
+    for (field, file, label, verb) in labels {
+        let Some(label) = label else { continue };
+        let step = || format!("{field}: set {label:?}");
+        let attributes = path::open_host(Path::new("/proc/thread-self/attr")).step(step)?;
+        if path::fs_kind(attributes.as_fd()).step(step)? != FsKind::Proc {
+            return Err(Failure::new(ErrorKind::Internal, step(), "/proc is not procfs"));
+        }
+        let text = format!("{verb}{label}");
+        path::write_at(attributes.as_fd(), Path::new(file), Resolve::NoLinksOneMount, &text)
+            .step(step)?;
+    }
+    Ok(())
+}
+
+/// Whether supplementary groups may be set: a user namespace can deny it.
+pub(crate) fn groups(user_namespace: bool) -> Groups {
+    let denied = user_namespace
+        && std::fs::read("/proc/self/setgroups").is_ok_and(|text| text.starts_with(b"deny"));
+    if denied { Groups::Leave } else { Groups::Set }
 }
 
 fn set_limits(process: &ProcessPlan, warnings: &mut Vec<String>) -> Result<(), Failure> {
@@ -113,7 +142,7 @@ fn filter_calls(process: &ProcessPlan, seccomp: Option<&Filter>) -> Result<(), F
     Ok(())
 }
 
-/// Whether supplementary groups may be set (not in a user namespace that denies it).
+/// What becomes of supplementary groups.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Groups {
     Set,
@@ -125,7 +154,6 @@ pub(crate) enum Groups {
 fn enter_directory(process: &ProcessPlan) -> Result<(), Failure> {
     let step = || format!("process.cwd: change to {}", process.cwd.display());
     let root = path::open_root().step(step)?;
-    use std::os::fd::AsFd;
     let dir =
         path::open_at(root.as_fd(), &process.cwd, Access::Directory, Resolve::InRoot).step(step)?;
     path::change_directory(dir.as_fd()).step(step)?;

@@ -35,6 +35,8 @@ pub(crate) struct ProcessPlan {
     pub(crate) limits: Vec<Limit>,
     pub(crate) no_new_privileges: bool,
     pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) apparmor: Option<String>,
+    pub(crate) selinux: Option<String>,
 }
 
 impl ProcessPlan {
@@ -83,6 +85,8 @@ impl ProcessPlan {
             limits: limits(process, at)?,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: process.oom_score_adj(),
+            apparmor: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
+            selinux: process.selinux_label().clone().filter(|label| !label.is_empty()),
             args,
             env,
         })
@@ -91,10 +95,7 @@ impl ProcessPlan {
 
 /// Fields that this version does not carry out are an error, never silence.
 fn unsupported(process: &Process, at: &str) -> Result<(), Error> {
-    let set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let asked = [
-        ("apparmorProfile", set(process.apparmor_profile())),
-        ("selinuxLabel", set(process.selinux_label())),
         ("ioPriority", process.io_priority().is_some()),
         ("scheduler", process.scheduler().is_some()),
         ("execCPUAffinity", process.exec_cpu_affinity().is_some()),

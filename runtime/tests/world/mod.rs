@@ -95,6 +95,16 @@ impl World {
         self.dir.path().join(below)
     }
 
+    /// Hands the root to a user that a namespace maps, and lets it pass.
+    pub(crate) fn open_to(&self, id: u32) -> Check {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(self.dir.path(), std::fs::Permissions::from_mode(0o755))?;
+        for below in ["rootfs", "rootfs/tmp", "rootfs/bin"] {
+            std::os::unix::fs::chown(self.path(below), Some(id), Some(id))?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn args(&mut self, args: &[&str]) {
         self.spec["process"]["args"] = json!(args);
     }
