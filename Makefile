@@ -1,7 +1,7 @@
 # What people type. Everything else is cargo.
 #
-# One profile (release) for all, so that dependencies are compiled once. `make build` leaves the four
-# programs in $(BIN); tests and benchmarks take them from there.
+# One profile (release) and always the whole workspace, so that dependencies are compiled once, with
+# one set of features. `make build` leaves the programs in $(BIN); all else takes them from there.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -35,30 +35,25 @@ help:
 	@echo 'make deps    what the tests want of Debian (root)'
 
 build:
-	$(CARGO) build --release -p wharf-supervisor -p wharf-client -p wharf-shim -p wharf-runtime
+	$(CARGO) build --release --workspace --bins
 ifneq ($(HAVE_MUSL),)
 	$(CARGO) build --release --target $(MUSL) -p wharf-shim -p wharf-runtime
 endif
 	@mkdir -p $(BIN)
-	@install -t $(BIN) $(RELEASE)/wharfd $(RELEASE)/wharf
+	@install -t $(BIN) $(addprefix $(RELEASE)/,wharfd wharf wharf-mkimage wharf-bench)
 	@install -t $(BIN) $(addprefix $(if $(HAVE_MUSL),$(TARGET)/$(MUSL)/release,$(RELEASE))/,wharf-shim wharf-runtime)
+# The program in the demo's image has to be static: the image may hold nothing else.
+	@rustc --edition 2024 -O -C target-feature=+crt-static -o $(BIN)/wharf-demo-init tests/src/bin/wharf-demo-init.rs
 	@cd $(BIN) && ls -sh wharfd wharf wharf-shim wharf-runtime
 
-# The program in the demo's image has to be static: the image holds nothing else.
-$(BIN)/wharf-mkimage: build
-	@$(CARGO) build --release -p wharf-tests --bin wharf-mkimage
-	@$(CARGO) rustc --release -p wharf-tests --bin wharf-demo-init -- -C target-feature=+crt-static
-	@install -t $(BIN) $(RELEASE)/wharf-mkimage $(RELEASE)/wharf-demo-init
-
-demo: root $(BIN)/wharf-mkimage
+demo: root build
 	@tests/demo.sh $(BIN)
 
 test: root deps build
 	WHARF_BIN_DIR=$(BIN) $(CARGO) test --release --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
 bench: root build
-	@$(CARGO) build --release -p wharf-tests --bin wharf-bench
-	@WHARF_BIN_DIR=$(BIN) $(RELEASE)/wharf-bench $(BENCH_ARGS)
+	@WHARF_BIN_DIR=$(BIN) $(BIN)/wharf-bench $(BENCH_ARGS)
 
 lint:
 	$(CARGO) fmt --all --check
