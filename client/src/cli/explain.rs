@@ -137,6 +137,13 @@ pub(crate) async fn image_hint(context: &Context, image: &str) -> Option<String>
     meant(human::familiar(image), image_names(context).await).pop()
 }
 
+/// What was perhaps meant by a name that is neither a container's nor an image's.
+pub(crate) async fn any_hint(context: &Context, name: &str) -> Vec<String> {
+    let mut names = container_names(context).await;
+    names.extend(image_names(context).await);
+    meant(name, names)
+}
+
 async fn container_names(context: &Context) -> Vec<String> {
     let Ok(client) = context.plain_client() else { return Vec::new() };
     let all = client.list_containers(ContainerFilter::default()).await.unwrap_or_default();

@@ -69,7 +69,11 @@ pub(crate) async fn inspect(context: &Context, args: InspectArgs) -> Result<u8> 
                     return Err(error);
                 }
                 failed = true;
-                explain::tell(&error, &explain::hints(context, &error).await);
+                let hints = match explain::client_error(&error) {
+                    Some(_) => explain::hints(context, &error).await,
+                    None => explain::any_hint(context, name).await,
+                };
+                explain::tell(&error, &hints);
             }
         }
     }

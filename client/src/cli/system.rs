@@ -135,18 +135,20 @@ pub(crate) async fn version(context: &Context, args: VersionArgs) -> Result<u8> 
         let _ =
             writeln!(text, " OS/Arch:      {}/{}", std::env::consts::OS, std::env::consts::ARCH);
         if let Ok(server) = &answer {
-            let _ = write!(
-                text,
-                "\nServer: wharfd\n Version:      {}\n API version:  {}\n Git commit:   {}\n Rust version: \
-                 {}\n OS/Arch:      {}/{}\n Kernel:       {}\n",
-                server.version,
-                server.api_version,
-                server.git_commit,
-                server.rust_version,
-                server.os,
-                server.arch,
-                server.kernel_version
-            );
+            text += "\nServer: wharfd\n";
+            for (name, value) in [
+                ("Version", &server.version),
+                ("API version", &server.api_version),
+                ("Git commit", &server.git_commit),
+                ("Rust version", &server.rust_version),
+                ("OS/Arch", &format!("{}/{}", server.os, server.arch)),
+                ("Kernel", &server.kernel_version),
+            ] {
+                // A build outside a repository knows no commit.
+                if !value.is_empty() {
+                    let _ = writeln!(text, " {:<13} {value}", format!("{name}:"));
+                }
+            }
         }
         output::print(&text)?;
     }
