@@ -20,6 +20,8 @@ fn main() {
         ("half_written_state_is_reported", half_written_state_is_reported),
         ("spec_and_features", spec_and_features),
         ("hooks_run_in_order", hooks_run_in_order),
+        ("bad_configs_are_refused_by_field", bad_configs_are_refused_by_field),
+        ("an_ordinary_user_runs_containers", an_ordinary_user_runs_containers),
     ]);
 }
 
@@ -290,4 +292,75 @@ fn hooks_run_in_order() -> Check {
     r.save()?;
     r.world.has(&r.bad(&["run", "c"])?.1, "timeout")?;
     r.world.same("left", r.root().join("c").exists() || r.world.cgroup_exists(), false)
+}
+
+fn bad_configs_are_refused_by_field() -> Check {
+    let cases: [(&str, Value, &str); 8] = [
+        ("/ociVersion", json!("9.0"), "ociVersion"),
+        ("/process/capabilities/bounding", json!(["CAP_NOPE"]), "process.capabilities.bounding[0]"),
+        (
+            "/linux/namespaces",
+            json!([{"type": "mount"}, {"type": "nope"}]),
+            "linux.namespaces[1].type",
+        ),
+        ("/linux/namespaces", json!([{"type": "mount"}, {"type": "mount"}]), "linux.namespaces[1]"),
+        (
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_NOPE", "soft": 1, "hard": 1}]),
+            "process.rlimits[0].type",
+        ),
+        (
+            "/mounts",
+            json!([{"destination": "/x", "type": "bind", "source": "/no/such", "options": ["bind"]}]),
+            "mounts[0]",
+        ),
+        (
+            "/linux/seccomp",
+            json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["nope"], "action": "SCMP_ACT_ERRNO"}]}),
+            "linux.seccomp.syscalls[0].names[0]",
+        ),
+        ("/root", Value::Null, "root"),
+    ];
+    for (at, value, field) in cases {
+        let mut r = Runtime::new()?;
+        // Some of these are not in the default spec.
+        for name in ["rlimits"] {
+            r.world.spec["process"][name] = json!([]);
+        }
+        r.world.spec["linux"]["seccomp"] = json!(null);
+        *r.world.spec.pointer_mut(at).ok_or("no such field")? = value;
+        r.save()?;
+        r.world.has(&r.bad(&["run", "c"])?.1, field)?;
+        r.world.same("left", r.root().join("c").exists() || r.world.cgroup_exists(), false)?;
+    }
+    Ok(())
+}
+
+fn an_ordinary_user_runs_containers() -> Check {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    const USER: u32 = 61_234;
+    let r = Runtime::new()?;
+    r.world.open_to(USER)?;
+    // A copy: the build's own folder may be closed to others.
+    let program = r.world.path("wharf-runtime");
+    std::fs::copy(env!("CARGO_BIN_EXE_wharf-runtime"), &program)?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    std::os::unix::fs::chown(r.world.path(""), Some(USER), Some(USER))?;
+    let call = |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command.arg("--root").arg(r.root()).args(args).current_dir(r.world.path(""));
+        command.stdin(Stdio::null()).uid(USER).gid(USER).output()
+    };
+    let made = call(&["spec", "--rootless"])?;
+    r.world.has(&format!("{}|", String::from_utf8_lossy(&made.stderr)), "|")?;
+    let path = r.world.path("config.json");
+    let mut spec: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+    spec["process"]["terminal"] = json!(false);
+    spec["process"]["args"] = json!(["sh", "-c", "id -u; echo $$; exit 3"]);
+    std::fs::write(&path, spec.to_string())?;
+    let out = call(&["run", "c"])?;
+    r.world.same("errors", &*String::from_utf8_lossy(&out.stderr), "")?;
+    r.world.same("output", &*String::from_utf8_lossy(&out.stdout), "0\n1\n")?;
+    r.world.same("code", out.status.code(), Some(3))
 }

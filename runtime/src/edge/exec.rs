@@ -66,8 +66,8 @@ fn read_process(path: &str) -> Result<Process, CommandError> {
         path: path.to_owned(),
         source,
     })?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| CommandError::Content { path: path.to_owned(), text: e.to_string() })
+    super::store::parse_json(&bytes)
+        .map_err(|text| CommandError::Content { path: path.to_owned(), text })
 }
 
 fn process_of_flags(spec: &Spec, flags: &Parsed) -> Result<Process, CommandError> {
