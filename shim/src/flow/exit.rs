@@ -69,7 +69,7 @@ impl Shim {
             journal::write(Level::Error, "exit was not written down", &[("error", &error)]);
         }
         journal::write(
-            Level::Info,
+            process.level(),
             "process ended",
             &[
                 ("process", &process.name()),

@@ -12,6 +12,7 @@ use crate::logic::exit::Exit;
 use crate::logic::ids::ExecId;
 use crate::logic::output::Output;
 use crate::logic::process::State;
+use crate::sys::journal::Level;
 
 /// An init or an exec.
 #[derive(Debug, Serialize, Deserialize)]
@@ -88,6 +89,11 @@ impl Process {
     /// For messages and the journal.
     pub(crate) fn name(&self) -> &str {
         self.exec.as_ref().map_or("init", ExecId::as_str)
+    }
+
+    /// Of what the journal says of it: execs come by the thousand, and the journal is in memory.
+    pub(crate) fn level(&self) -> Level {
+        if self.exec.is_some() { Level::Debug } else { Level::Info }
     }
 
     /// No more output will come.

@@ -6,7 +6,7 @@ use super::event::{Event, exec_of};
 use super::shim::Shim;
 use crate::logic::ids::ProcessRef;
 use crate::logic::process::Event as Change;
-use crate::sys::journal::{self, Level};
+use crate::sys::journal;
 
 impl Shim {
     /// Answers with the pid.
@@ -26,7 +26,7 @@ impl Shim {
                     Some(exec) => Event::ExecStarted { exec, pid },
                 };
                 journal::write(
-                    Level::Info,
+                    process.level(),
                     "process started",
                     &[("process", &name), ("pid", &pid)],
                 );

@@ -496,7 +496,7 @@ fn config(id: &str, container: &Container) -> Value {
         ],
         "linux": {
             "namespaces": namespaces,
-            "cgroupsPath": format!("/wharf-test/{id}"),
+            "cgroupsPath": format!("/wharf-test-{id}"),
         },
     });
     if let Some(memory) = container.memory {
