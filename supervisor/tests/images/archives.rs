@@ -228,3 +228,47 @@ async fn an_image_with_no_layers() {
     assert_eq!(images[0].chain_id, None);
     assert_eq!(world.read(&images[0], "/etc/passwd"), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exported_comes_back_with_the_same_digests() {
+    if skip(&["skopeo"]) {
+        return;
+    }
+    let world = World::new();
+    let images = world.import(&docker_save(&layers(), &["app:1"]), None).await.expect("import");
+    let tagged = world.images.tag(&namespace(), "app:1", "localhost:5000/app:2").await;
+    assert_eq!(tagged.expect("tag").names.len(), 2);
+    let asked = ["app:1".to_owned(), "localhost:5000/app:2".to_owned()];
+    let archive = world.export(&asked).await.expect("export");
+    assert_eq!(archive, world.export(&asked).await.expect("again"), "the same bytes");
+    let other = World::new();
+    let back = other.import(&archive, None).await.expect("import");
+    assert_eq!(
+        (&back[0].id, &back[0].manifest_digest),
+        (&images[0].id, &images[0].manifest_digest)
+    );
+    let names: Vec<_> = back[0].names.iter().map(|n| n.reference.as_str()).collect();
+    assert_eq!(names, ["docker.io/library/app:1", "localhost:5000/app:2"]);
+
+    // skopeo reads it as either kind.
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(path("ours.tar"), &archive).expect("write");
+    let layout = path("layout");
+    let ours = format!("oci-archive:{}:1", path("ours.tar"));
+    skopeo_copy(&ours, &format!("oci:{layout}:x"), &["--preserve-digests"]);
+    let index = fs::read_to_string(dir.path().join("layout/index.json")).expect("read");
+    assert!(index.contains(&images[0].manifest_digest.to_string()), "{index}");
+    let docker = format!("docker-archive:{}", path("docker.tar"));
+    skopeo_copy(&format!("docker-archive:{}:app:1", path("ours.tar")), &docker, &[]);
+
+    let blob = images[0].blobs.last().expect("blobs").digest.clone();
+    let mut bytes = fs::read(world.content.path(&blob)).expect("read");
+    bytes[1000] ^= 1;
+    fs::write(world.content.path(&blob), bytes).expect("rot");
+    let error = world.export(&asked).await.expect_err("rotten");
+    assert_eq!(error.kind(), Kind::Corrupt);
+    assert!(
+        matches!(error.detail(), Detail::Resource { kind: "blob", name } if name == blob.to_string())
+    );
+}

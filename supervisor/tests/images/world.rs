@@ -101,6 +101,21 @@ impl World {
         self.images.pull(&namespace(), &request, &Reporter::default()).await
     }
 
+    pub(crate) async fn export(&self, asked: &[String]) -> Result<Vec<u8>, Error> {
+        let (sender, mut pieces) = mpsc::channel::<Bytes>(4);
+        let collect = async {
+            let mut archive = Vec::new();
+            while let Some(piece) = pieces.recv().await {
+                archive.extend_from_slice(&piece);
+            }
+            archive
+        };
+        let namespace = namespace();
+        let (result, archive) =
+            tokio::join!(self.images.export(&namespace, asked, sender), collect);
+        result.map(|()| archive)
+    }
+
     /// Settings of a registry.
     pub(crate) fn hosts(&self, registry: &str, text: &str) -> PathBuf {
         let folder = self.dir.path().join("certs.d").join(registry);

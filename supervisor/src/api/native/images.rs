@@ -38,6 +38,7 @@ fn fault(error: Error) -> Status {
 #[tonic::async_trait]
 impl images_server::Images for ImagesApi {
     type ImportStream = Answers<v1::ImportImageResponse>;
+    type ExportStream = Answers<v1::ExportImageResponse>;
     type PullStream = Answers<v1::PullImageResponse>;
 
     async fn import(
@@ -109,6 +110,43 @@ impl images_server::Images for ImagesApi {
         let image = self.images.get(&namespace, &request.into_inner().image).map_err(fault)?;
         let (message, config_json) = whole_message(&self.images, &image).await.map_err(fault)?;
         Ok(Response::new(v1::GetImageResponse { image: Some(message), config_json }))
+    }
+
+    async fn tag(&self, request: Request<v1::TagImageRequest>) -> Answer<v1::TagImageResponse> {
+        let namespace = namespace(&request)?;
+        let request = request.into_inner();
+        let image =
+            self.images.tag(&namespace, &request.image, &request.name).await.map_err(fault)?;
+        Ok(Response::new(v1::TagImageResponse { image: Some(image_message(&image)) }))
+    }
+
+    async fn export(&self, request: Request<v1::ExportImageRequest>) -> Answer<Self::ExportStream> {
+        let namespace = namespace(&request)?;
+        let asked = request.into_inner().images;
+        if asked.is_empty() {
+            return Err(Status::invalid_argument("no images to export"));
+        }
+        let (answers, stream) = mpsc::channel(QUEUE_LEN);
+        let (pieces, mut archive) = mpsc::channel::<Bytes>(QUEUE_LEN);
+        let images = self.images.clone();
+        // Ends with the export, and the export with a caller that hangs up.
+        tokio::spawn(async move {
+            let forward = async {
+                while let Some(piece) = archive.recv().await {
+                    let message = v1::ExportImageResponse { data: piece.into() };
+                    if answers.send(Ok(message)).await.is_err() {
+                        archive.close();
+                        break;
+                    }
+                }
+            };
+            let (exported, ()) = tokio::join!(images.export(&namespace, &asked, pieces), forward);
+            if let Err(error) = exported {
+                // An error here says that the caller has gone.
+                let _ = answers.send(Err(fault(error))).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     async fn delete(

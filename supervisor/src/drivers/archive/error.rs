@@ -15,6 +15,9 @@ pub enum Error {
     /// It did not come whole.
     #[error("read the archive")]
     Source(#[source] io::Error),
+    /// Whoever it is written to takes no more.
+    #[error("write the archive")]
+    Sink(#[source] io::Error),
     /// It is no tar.
     #[error("the archive is not a tar, plain, gzip or zstd")]
     Tar(#[source] tar::Error),
@@ -66,7 +69,7 @@ impl From<tar::Error> for Error {
 impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Source(_) => Kind::Cancelled,
+            Self::Source(_) | Self::Sink(_) => Kind::Cancelled,
             Self::Tar(_) | Self::NoImage | Self::Missing { .. } | Self::Document { .. } => {
                 Kind::Invalid
             }
@@ -78,7 +81,7 @@ impl Fault for Error {
 
     fn reason(&self) -> &'static str {
         match self {
-            Self::Source(_) => "ARCHIVE_CUT_SHORT",
+            Self::Source(_) | Self::Sink(_) => "ARCHIVE_CUT_SHORT",
             Self::Tar(_) | Self::Document { .. } => "ARCHIVE_DAMAGED",
             Self::NoImage => "NO_IMAGE_IN_ARCHIVE",
             Self::Missing { .. } => "ARCHIVE_INCOMPLETE",

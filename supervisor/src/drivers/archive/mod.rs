@@ -6,6 +6,7 @@
 
 mod docker;
 mod error;
+mod export;
 mod layout;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 };
 
 pub use error::Error;
+pub use export::{Wanted, export};
 
 use crate::drivers::{
     content::{Blob, ContentStore, Digest},
@@ -157,6 +159,3 @@ fn clean(name: &str) -> String {
     }
     parts.join("/")
 }
-
-#[cfg(test)]
-mod tests;

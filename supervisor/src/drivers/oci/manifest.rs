@@ -226,6 +226,12 @@ impl Manifest {
         Self { schema_version: 2, media_type: media::OCI_MANIFEST.into(), config, layers }
     }
 
+    /// What it calls itself, or OCI's type if it does not.
+    #[must_use]
+    pub fn media_type(&self) -> &str {
+        if self.media_type.is_empty() { media::OCI_MANIFEST } else { &self.media_type }
+    }
+
     /// As the bytes of a blob.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

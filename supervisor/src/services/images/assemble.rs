@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     BlobRef, Error, Image, Images, Inner, Name, blocking,
-    layer::{self, Layer, Source, Wanted},
+    layer::{self, Layer, Source, Stop, Wanted},
     progress::Reporter,
     record::{NameRecord, key},
 };
@@ -113,13 +113,15 @@ impl Images {
         reporter: &Reporter,
     ) -> Result<Vec<Layer>, Error> {
         let permits = Arc::new(Semaphore::new(parallel));
+        let stop = Stop::default();
         let mut jobs = JoinSet::new();
         for (index, layer) in wanted.iter().enumerate() {
             let (inner, layer, source) = (Arc::clone(&self.inner), layer.clone(), source.clone());
             let (permits, reporter) = (Arc::clone(&permits), reporter.clone());
+            let stop = stop.flag();
             jobs.spawn(async move {
                 let _permit = permits.acquire_owned().await.expect("never closed");
-                (index, layer::bring(inner, layer, source, reporter).await)
+                (index, layer::bring(inner, layer, source, stop, reporter).await)
             });
         }
         let mut layers: Vec<Option<Layer>> = wanted.iter().map(|_| None).collect();

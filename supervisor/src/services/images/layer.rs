@@ -2,7 +2,10 @@
 
 use std::{
     io::{self, Read},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{Buf as _, Bytes};
@@ -46,11 +49,28 @@ pub(super) enum Layer {
     New(NewLayer, Unpacked),
 }
 
+/// Dropped when nobody waits for layers any more: the threads that unpack them look at its flag.
+#[derive(Debug, Default)]
+pub(super) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub(super) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Sees to it that a layer is unpacked and its blob in the content store.
 pub(super) async fn bring(
     inner: Arc<Inner>,
     wanted: Wanted,
     source: Source,
+    stop: Arc<AtomicBool>,
     reporter: Reporter,
 ) -> Result<Layer, Error> {
     let item = wanted.blob.digest.to_string();
@@ -82,7 +102,7 @@ pub(super) async fn bring(
         (None, Some(_), _) => {
             let meter = Meter::new(&reporter, item.clone(), Stage::Unpacking, size);
             let wanted = wanted.clone();
-            blocking(move || unpack_stored(&inner, &wanted, meter)).await?
+            blocking(move || unpack_stored(&inner, &wanted, stop, meter)).await?
         }
         (_, None, Source::Content) => {
             return Err(crate::drivers::content::Error::NotFound(wanted.blob.digest).into());
@@ -154,8 +174,13 @@ fn receive(
     }
 }
 
-fn unpack_stored(inner: &Inner, wanted: &Wanted, meter: Meter) -> Result<Layer, Error> {
-    let mut reader = Metered { reader: inner.content.open_blob(&wanted.blob.digest)?, meter };
+fn unpack_stored(
+    inner: &Inner,
+    wanted: &Wanted,
+    stop: Arc<AtomicBool>,
+    meter: Meter,
+) -> Result<Layer, Error> {
+    let mut reader = Metered { reader: inner.content.open_blob(&wanted.blob.digest)?, meter, stop };
     match unpack_new(&*inner.snapshots, &mut reader, wanted, &inner.limits) {
         Ok((layer, unpacked)) => Ok(Layer::New(layer, unpacked)),
         Err(error) => {
@@ -238,10 +263,14 @@ impl Read for Tee {
 struct Metered {
     reader: crate::drivers::content::Reader,
     meter: Meter,
+    stop: Arc<AtomicBool>,
 }
 
 impl Read for Metered {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Acquire) {
+            return Err(io::Error::other("given up"));
+        }
         let n = self.reader.read(buf)?;
         self.meter.advance(n as u64);
         Ok(n)

@@ -8,6 +8,7 @@
 mod assemble;
 mod collect;
 mod error;
+mod export;
 mod find;
 mod import;
 mod layer;

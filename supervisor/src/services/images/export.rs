@@ -1,0 +1,105 @@
+//! Images as an archive that is streamed out, and names given.
+
+use std::io::{self, BufWriter, Write};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{
+    Error, Image, Images, Name, blocking,
+    record::{NameRecord, key},
+};
+use crate::{
+    drivers::{
+        archive::{self, Wanted},
+        oci::{Reference, ReferenceError},
+    },
+    ids::Namespace,
+    services::events::Event,
+    store::{Durability, Ops},
+};
+
+/// Bytes of a piece.
+const PIECE_BYTES: usize = 256 << 10;
+
+impl Images {
+    /// Sends the images as one archive through `pieces`. It ends early when the receiver is gone.
+    ///
+    /// # Errors
+    /// When one is not here or its content is corrupted.
+    pub async fn export(
+        &self,
+        namespace: &Namespace,
+        asked: &[String],
+        pieces: mpsc::Sender<Bytes>,
+    ) -> Result<(), Error> {
+        let _hold = self.hold().await;
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for text in asked {
+            let image = self.get(namespace, text)?;
+            let name = text.parse::<Reference>().map(|reference| reference.to_string());
+            let names = name.into_iter().filter(|name| image.has_name(name));
+            match wanted.iter_mut().find(|known| known.manifest == image.manifest_digest) {
+                Some(known) => known.names.extend(names),
+                None => {
+                    wanted.push(Wanted {
+                        manifest: image.manifest_digest.clone(),
+                        names: names.collect(),
+                    });
+                }
+            }
+        }
+        let content = self.inner.content.clone();
+        blocking(move || {
+            let out = BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces));
+            Ok(archive::export(&content, &wanted, out)?)
+        })
+        .await
+    }
+
+    /// Gives an image one more name, taken from the image that has it.
+    ///
+    /// # Errors
+    /// When there is no such image, or the name is none.
+    pub async fn tag(
+        &self,
+        namespace: &Namespace,
+        asked: &str,
+        name: &str,
+    ) -> Result<Image, Error> {
+        let reference: Reference = name.parse()?;
+        if reference.digest().is_some() {
+            return Err(ReferenceError::Tag(name.into()).into());
+        }
+        let reference = reference.to_string();
+        let _records = self.inner.records.lock().await;
+        let mut image = self.get(namespace, asked)?;
+        if image.has_name(&reference) {
+            return Ok(image);
+        }
+        let mut ops = Ops::new();
+        self.take_name(namespace, &reference, &image.id, &mut ops)?;
+        let digest = image.digest().clone();
+        image.names.push(Name { reference: reference.clone(), digest });
+        ops.put(&key(namespace, &reference), &NameRecord { image: image.id.clone() })?;
+        ops.put(&image.key(), &image)?;
+        let event = Event::now(namespace, "image.tag", &image.id.to_string());
+        self.inner.events.append(&mut ops, &event.with("reference", &reference))?;
+        self.inner.store.commit(ops, Durability::Power).await?;
+        Ok(image)
+    }
+}
+
+/// Sends what is written.
+struct Pieces(mpsc::Sender<Bytes>);
+
+impl Write for Pieces {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let sent = self.0.blocking_send(Bytes::copy_from_slice(buf));
+        sent.map(|()| buf.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
