@@ -32,6 +32,30 @@ impl Wharf {
         Ok(Self { world: World::cold(options)? })
     }
 
+    /// Where the time of a life goes: of each call of it, one after the other.
+    ///
+    /// # Errors
+    /// When a call fails.
+    pub async fn steps(&mut self, lives: usize) -> Result<[(&'static str, Vec<Duration>); 4]> {
+        let mut steps = ["Create", "Start", "Wait", "Delete"].map(|name| (name, Vec::new()));
+        let mut api = self.world.api()?;
+        for _ in 0..lives {
+            let mut marks = vec![Instant::now()];
+            let id = api.create(spec(["/bin/true"])).await?.id;
+            marks.push(Instant::now());
+            api.start(&id).await?;
+            marks.push(Instant::now());
+            api.wait(&id).await?;
+            marks.push(Instant::now());
+            api.remove(&id).await?;
+            marks.push(Instant::now());
+            for ((_, times), pair) in steps.iter_mut().zip(marks.windows(2)) {
+                times.extend(pair.last().zip(pair.first()).map(|(end, begin)| *end - *begin));
+            }
+        }
+        Ok(steps)
+    }
+
     /// MiB a second from a container's stdout into its log: 256 MiB of lines, from the start of
     /// the container to its exit.
     ///

@@ -136,7 +136,11 @@ async fn daemons(plan: Plan, image: &Image, wharf: bool, containerd: bool) -> Re
         }
     }
     let mut log_rates = Vec::new();
+    let mut steps = Vec::new();
     if let Some(own) = own.as_mut() {
+        for (name, times) in own.engine.steps(plan.lives).await.context("steps")? {
+            steps.push(format!("{name} {:.1} ms", median_ms(&times)));
+        }
         for _ in 0..plan.rounds.min(3) {
             log_rates.push(own.engine.log_rate().await.context("log")?);
         }
@@ -150,6 +154,10 @@ async fn daemons(plan: Plan, image: &Image, wharf: bool, containerd: bool) -> Re
     for _ in 0..plan.restarts {
         each!(restart, plan);
     }
+    let steps = match steps.as_slice() {
+        [] => String::new(),
+        steps => format!("A life on Wharf: {}.\n", steps.join(", ")),
+    };
     let names = [own.as_ref().map(|p| p.engine.name()), peer.as_ref().map(|p| p.engine.name())];
     let names = names.map(|n| n.unwrap_or_else(|| "–".into()));
     let own = match own {
@@ -170,8 +178,9 @@ async fn daemons(plan: Plan, image: &Image, wharf: bool, containerd: bool) -> Re
     });
     let lives = plan.rounds * plan.lives;
     Ok(format!(
-        "{}\n{lives} lives, {} with {CALLERS} callers, {} execs, {} restarts each.\n",
+        "{}\n{}{lives} lives, {} with {CALLERS} callers, {} execs, {} restarts each.\n",
         table(&names, &rows),
+        steps,
         plan.rounds * plan.lives_each * CALLERS,
         plan.rounds * plan.execs,
         plan.restarts,
