@@ -22,6 +22,7 @@ fn main() {
         ("hooks_run_in_order", hooks_run_in_order),
         ("bad_configs_are_refused_by_field", bad_configs_are_refused_by_field),
         ("an_ordinary_user_runs_containers", an_ordinary_user_runs_containers),
+        ("cgroup_v2_alone", cgroup_v2_alone),
     ]);
 }
 
@@ -361,4 +362,45 @@ fn an_ordinary_user_runs_containers() -> Check {
     r.world.same("errors", &*String::from_utf8_lossy(&out.stderr), "")?;
     r.world.same("output", &*String::from_utf8_lossy(&out.stdout), "0\n1\n")?;
     r.world.same("code", out.status.code(), Some(3))
+}
+
+/// On a hybrid host: a mount namespace that sees nothing of v1, so that the runtime takes the host
+/// for one of v2. There are no controllers then, but birth in the cgroup, device rules by BPF,
+/// freezing and killing are v2's own.
+fn cgroup_v2_alone() -> Check {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let Some(unified) =
+        mounts.lines().filter(|l| l.contains(" cgroup2 ")).find_map(|l| l.split(' ').nth(1))
+    else {
+        println!("        skipped: no cgroup2 is mounted");
+        return Ok(());
+    };
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "100"]);
+    r.save()?;
+    let script = format!(
+        "set -e; mount -t tmpfs x /mnt; mkdir /mnt/u; mount --bind {unified} /mnt/u
+        if [ {unified} != /sys/fs/cgroup ]; then umount -R /sys/fs/cgroup; mount --move /mnt/u /sys/fs/cgroup; fi
+        w=$0; $w --root state run --detach c >/dev/null 2>&1 </dev/null
+        grep ^0:: /proc/$($w --root state ps --format json c | tr -d '[]')/cgroup
+        $w --root state exec c sh -c 'grep ^0:: /proc/self/cgroup; ls -d /sys/fs/cgroup/cgroup.procs; echo x >/dev/null && echo null
+            mknod /tmp/b b 8 0 && head -c 1 /tmp/b 2>&1 | grep -o permitted'
+        $w --root state pause c; $w --root state state c | grep -o paused; $w --root state resume c
+        $w --root state update --pids-limit 5 c 2>&1 | grep -o 'controller pids' || true
+        $w --root state delete --force c; ls -d /sys/fs/cgroup/wharf-test/{id} 2>/dev/null || echo gone",
+        id = r.world.id
+    );
+    let out = Command::new("unshare")
+        .args(["-m", "bash", "-c", &script, env!("CARGO_BIN_EXE_wharf-runtime")])
+        .current_dir(r.world.path(""))
+        .stdin(Stdio::null())
+        .output()?;
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let own = format!(
+        "0::/wharf-test/{}\n0::/\n/sys/fs/cgroup/cgroup.procs\nnull\npermitted\npaused\n",
+        r.world.id
+    );
+    r.world.has(&text, &own)?;
+    r.world.has(&text, "gone\n")
 }

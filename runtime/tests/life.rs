@@ -31,6 +31,7 @@ fn main() {
         ("many_layers", many_layers),
         ("seccomp_filters", seccomp_filters),
         ("user_namespace", user_namespace),
+        ("priorities_and_personality", priorities_and_personality),
         ("labels_that_the_host_lacks_are_an_error", labels_that_the_host_lacks_are_an_error),
     ]);
 }
@@ -361,4 +362,18 @@ fn labels_that_the_host_lacks_are_an_error() -> Check {
     w.spec["process"]["apparmorProfile"] = json!("docker-default");
     let error = w.refused()?;
     w.has(&error.to_string(), "process.apparmorProfile")
+}
+
+fn priorities_and_personality() -> Check {
+    let mut w = World::new()?;
+    w.spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0});
+    w.spec["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 7});
+    w.spec["linux"]["personality"] = json!({"domain": "LINUX32"});
+    w.sh("uname -m; busybox ionice -p $$; cut -d' ' -f19,41 /proc/self/stat");
+    let (out, ended) = w.run()?;
+    w.same("end", ended, Ended::Code(0))?;
+    for expected in ["i686\n", "idle", "7 3\n"] {
+        w.has(&out, expected)?;
+    }
+    Ok(())
 }

@@ -150,6 +150,9 @@ impl Init<'_> {
         guard::close_later(&later)?;
         guard::close_root(plan, root.as_fd())?;
         let groups = process::groups(plan.namespaces.has(ns::USER));
+        if let Some(domain) = plan.personality {
+            cred::set_personality(domain).step(|| "linux.personality: set it")?;
+        }
         process::prepare(&plan.process, plan.seccomp.as_ref(), groups, warnings)?;
         let program = process::find_program(&plan.process)?;
         Ok((program, pty))

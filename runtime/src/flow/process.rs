@@ -89,6 +89,12 @@ pub(crate) fn prepare(
     warnings: &mut Vec<String>,
 ) -> Result<(), Failure> {
     set_limits(process, warnings)?;
+    if let Some(packed) = process.io_priority {
+        cred::set_io_priority(packed).step(|| "process.ioPriority: set it")?;
+    }
+    if let Some(plan) = process.scheduler {
+        cred::set_scheduler(plan).step(|| "process.scheduler: set it")?;
+    }
     path::set_umask(process.umask);
     let ours = cred::permitted().step(|| "read our capabilities")?;
     let (sets, missing) = capabilities::within(process.capabilities, ours);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxResources, Mount, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxPersonalityDomain, LinuxResources, Mount, Spec};
 
 use super::devices::{self, Node, Rule};
 use super::mount_options::{MountOptions, ms, root_propagation};
@@ -58,6 +58,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) uid_map: &'a [LinuxIdMapping],
     pub(crate) gid_map: &'a [LinuxIdMapping],
     pub(crate) seccomp: Option<Filter>,
+    /// The execution domain, in the kernel's number.
+    pub(crate) personality: Option<u64>,
 }
 
 fn refuse(field: impl Into<String>, reason: impl Into<String>) -> Error {
@@ -111,6 +113,10 @@ impl<'a> Plan<'a> {
             resources,
             uid_map,
             gid_map,
+            personality: linux.personality().as_ref().map(|p| match p.domain() {
+                LinuxPersonalityDomain::PerLinux => 0,
+                LinuxPersonalityDomain::PerLinux32 => 8,
+            }),
             seccomp: linux.seccomp().as_ref().map(seccomp::compile).transpose()?,
             namespaces,
         })
@@ -140,7 +146,6 @@ fn unsupported(spec: &Spec) -> Result<(), Error> {
         ("linux.mountLabel", label),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.personality", linux.personality().is_some()),
         ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|all| !all.is_empty())),
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|all| !all.is_empty())),
     ];

@@ -3,7 +3,10 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{PosixRlimitType, Process};
+use oci_spec::runtime::{
+    IOPriorityClass, LinuxIOPriority, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType,
+    Process, Scheduler,
+};
 
 use super::capabilities;
 use crate::error::Error;
@@ -17,6 +20,65 @@ pub(crate) struct Limit {
     pub(crate) resource: u32,
     pub(crate) soft: u64,
     pub(crate) hard: u64,
+}
+
+/// What sched_setattr takes, in the kernel's numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SchedulerPlan {
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    /// Nanoseconds, as the two after it.
+    pub(crate) runtime_ns: u64,
+    pub(crate) deadline_ns: u64,
+    pub(crate) period_ns: u64,
+}
+
+fn io_priority(io: LinuxIOPriority, at: &str) -> Result<u32, Error> {
+    let class = match io.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    match u32::try_from(io.priority()) {
+        Ok(level @ 0..=7) => Ok(class << 13 | level),
+        _ => Err(Error::Spec {
+            field: format!("{at}.ioPriority.priority"),
+            reason: format!("{} is not in 0 to 7", io.priority()),
+        }),
+    }
+}
+
+fn scheduler(spec: &Scheduler) -> SchedulerPlan {
+    let flags = spec.flags().iter().flatten().fold(0, |bits, flag| {
+        bits | match flag {
+            LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+            LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+            LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+            LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+            LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+            LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+            LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+        }
+    });
+    SchedulerPlan {
+        policy: match spec.policy() {
+            LinuxSchedulerPolicy::SchedOther => 0,
+            LinuxSchedulerPolicy::SchedFifo => 1,
+            LinuxSchedulerPolicy::SchedRr => 2,
+            LinuxSchedulerPolicy::SchedBatch => 3,
+            LinuxSchedulerPolicy::SchedIso => 4,
+            LinuxSchedulerPolicy::SchedIdle => 5,
+            LinuxSchedulerPolicy::SchedDeadline => 6,
+        },
+        flags,
+        nice: spec.nice().unwrap_or(0),
+        priority: spec.priority().and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
+        runtime_ns: spec.runtime().unwrap_or(0),
+        deadline_ns: spec.deadline().unwrap_or(0),
+        period_ns: spec.period().unwrap_or(0),
+    }
 }
 
 /// All that a process needs on its way to execve.
@@ -35,6 +97,9 @@ pub(crate) struct ProcessPlan {
     pub(crate) limits: Vec<Limit>,
     pub(crate) no_new_privileges: bool,
     pub(crate) oom_score_adj: Option<i32>,
+    /// Class in the upper bits, as ioprio_set takes it.
+    pub(crate) io_priority: Option<u32>,
+    pub(crate) scheduler: Option<SchedulerPlan>,
     pub(crate) apparmor: Option<String>,
     pub(crate) selinux: Option<String>,
 }
@@ -85,6 +150,8 @@ impl ProcessPlan {
             limits: limits(process, at)?,
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: process.oom_score_adj(),
+            io_priority: process.io_priority().map(|io| io_priority(io, at)).transpose()?,
+            scheduler: process.scheduler().as_ref().map(scheduler),
             apparmor: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
             selinux: process.selinux_label().clone().filter(|label| !label.is_empty()),
             args,
@@ -95,11 +162,7 @@ impl ProcessPlan {
 
 /// Fields that this version does not carry out are an error, never silence.
 fn unsupported(process: &Process, at: &str) -> Result<(), Error> {
-    let asked = [
-        ("ioPriority", process.io_priority().is_some()),
-        ("scheduler", process.scheduler().is_some()),
-        ("execCPUAffinity", process.exec_cpu_affinity().is_some()),
-    ];
+    let asked = [("execCPUAffinity", process.exec_cpu_affinity().is_some())];
     match asked.iter().find(|(_, asked)| *asked) {
         Some((field, _)) => Err(Error::Unsupported { what: format!("{at}.{field}") }),
         None => Ok(()),

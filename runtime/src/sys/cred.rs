@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{check, errno};
+use crate::logic::process_plan::SchedulerPlan;
 
 /// The five sets of capabilities, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +124,50 @@ pub(crate) fn own_uid() -> u32 {
 pub(crate) fn own_gid() -> u32 {
     // SAFETY: no conditions; never fails.
     unsafe { libc::getegid() }
+}
+
+/// Sets the I/O priority of this process, class and level as the kernel packs them.
+pub(crate) fn set_io_priority(packed: u32) -> io::Result<()> {
+    // SAFETY: integers only; 1 means a process, 0 this one.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, 1, 0, packed) })?;
+    Ok(())
+}
+
+/// The kernel's sched_attr in its first form.
+#[repr(C)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime: u64,
+    deadline: u64,
+    period: u64,
+}
+
+/// Sets how this process is scheduled.
+pub(crate) fn set_scheduler(plan: SchedulerPlan) -> io::Result<()> {
+    let attr = SchedAttr {
+        size: std::mem::size_of::<SchedAttr>() as u32,
+        policy: plan.policy,
+        flags: plan.flags,
+        nice: plan.nice,
+        priority: plan.priority,
+        runtime: plan.runtime_ns,
+        deadline: plan.deadline_ns,
+        period: plan.period_ns,
+    };
+    // SAFETY: `attr` says its own size and lives through the call; pid 0 is this process.
+    check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(&attr), 0) })?;
+    Ok(())
+}
+
+/// Sets the execution domain (`PER_LINUX` is 0, `PER_LINUX32` is 8).
+pub(crate) fn set_personality(domain: u64) -> io::Result<()> {
+    // SAFETY: integers only.
+    check(i64::from(unsafe { libc::personality(domain as libc::c_ulong) }))?;
+    Ok(())
 }
 
 /// No execve gives more than this process has, from now on.
