@@ -10,8 +10,8 @@ use wharf_proto::v1::{
     DeleteImageRequest, DeleteImageResponse, Exit, GetContainerRequest, GetContainerResponse,
     GetImageRequest, GetImageResponse, Image, InfoRequest, InfoResponse, KillContainerRequest,
     ListContainersRequest, ListImagesRequest, ResizeRequest, RunContainerRequest,
-    StartContainerRequest, StopContainerRequest, UpdateContainerRequest, VersionRequest,
-    VersionResponse, WaitContainerRequest, WindowSize,
+    StartContainerRequest, StopContainerRequest, TagImageRequest, UpdateContainerRequest,
+    VersionRequest, VersionResponse, WaitContainerRequest, WindowSize,
 };
 
 use crate::{connection::Client, error::Error};
@@ -221,6 +221,13 @@ impl Client {
     ) -> Result<DeleteImageResponse, Error> {
         let request = DeleteImageRequest { image: image.to_owned(), force };
         self.unary("Delete image", SLOW, self.images().delete(request)).await
+    }
+
+    /// Gives an image one more name, which the image that has it loses.
+    pub async fn tag_image(&self, image: &str, name: &str) -> Result<Image, Error> {
+        let request = TagImageRequest { image: image.to_owned(), name: name.to_owned() };
+        let answer = self.unary("Tag", QUICK, self.images().tag(request)).await?;
+        some("Tag", "the image", answer.image)
     }
 
     /// Who answers.

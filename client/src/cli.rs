@@ -22,6 +22,7 @@ mod parse;
 mod ps;
 mod pull;
 mod run;
+mod save;
 mod spec;
 mod stdio;
 mod system;
@@ -122,6 +123,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         C::Images(args) => images::images(context, args).await,
         C::Rmi(args) => images::rmi(context, args).await,
         C::Load(args) => pull::load(context, args).await,
+        C::Save(args) => save::save(context, args).await,
+        C::Tag(args) => save::tag(context, args).await,
         C::Events(args) => events::events(context, args).await,
         C::Info(args) => system::info(context, args).await,
         C::Version(args) => system::version(context, args).await,

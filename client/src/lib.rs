@@ -34,6 +34,6 @@ pub use connection::{Client, Namespace, Service, Tls, connect, connect_tls};
 pub use error::{Details, Error, FieldError, Refusal, Resource, TransportFailure};
 pub use session::{Event as SessionEvent, Input, InputSender, Session};
 pub use streams::{EventStream, LogStream};
-pub use transfer::{Import, Pull, PullEvent};
+pub use transfer::{Export, Import, Pull, PullEvent};
 /// The messages of the API.
 pub use wharf_proto::{kind::Kind, v1};

@@ -1,4 +1,4 @@
-//! Images on their way in: pull from a registry, import of an archive.
+//! Images on their way: pull from a registry, import and export of archives.
 
 use std::{
     io::{self, Read},
@@ -10,8 +10,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use wharf_proto::v1::{
-    Image, ImportImageRequest, ImportImageResponse, ImportStart, Progress, PullImageRequest,
-    PullImageResponse, import_image_request, import_image_response, pull_image_response,
+    ExportImageRequest, ExportImageResponse, Image, ImportImageRequest, ImportImageResponse,
+    ImportStart, Progress, PullImageRequest, PullImageResponse, import_image_request,
+    import_image_response, pull_image_response,
 };
 
 use crate::{backoff::Backoff, connection::Client, error::Error};
@@ -42,6 +43,17 @@ impl Client {
         let mut backoff = self.backoff();
         backoff.opened(Instant::now());
         Ok(Pull { client: self.clone(), request, stream: Some(stream), backoff })
+    }
+
+    /// Exports images as one archive, piece by piece. A break ends it: an archive can't be taken up
+    /// in its middle.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn export(&self, images: Vec<String>) -> Result<Export, Error> {
+        let answers = self.images().export(ExportImageRequest { images }).await;
+        let stream = answers.map_err(|status| self.error("Export", status))?.into_inner();
+        Ok(Export { client: self.clone(), stream })
     }
 
     /// Imports an archive, read on a thread of its own as fast as the server takes it.
@@ -184,5 +196,24 @@ impl Import {
             Ok(source) => Error::Archive { source },
             Err(_) => self.client.error("Import", status),
         }
+    }
+}
+
+/// An export under way. Dropping it gives it up.
+#[derive(Debug)]
+pub struct Export {
+    client: Client,
+    stream: Streaming<ExportImageResponse>,
+}
+
+impl Export {
+    /// The next piece of the archive; None after its last.
+    ///
+    /// # Errors
+    /// As any call.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        let answer = self.stream.message().await;
+        let answer = answer.map_err(|status| self.client.error("Export", status))?;
+        Ok(answer.map(|answer| answer.data))
     }
 }

@@ -15,6 +15,7 @@ use crate::cli::{
     ps::PsArgs,
     pull::{LoadArgs, PullArgs},
     run::{CreateArgs, RunArgs},
+    save::{SaveArgs, TagArgs},
     system::{InfoArgs, VersionArgs},
 };
 
@@ -120,6 +121,8 @@ pub(crate) enum Command {
     Images(ImagesArgs),
     Rmi(RmiArgs),
     Load(LoadArgs),
+    Save(SaveArgs),
+    Tag(TagArgs),
     Events(EventsArgs),
     Info(InfoArgs),
     Version(VersionArgs),
@@ -171,6 +174,9 @@ enum ImageVerb {
     Pull(PullArgs),
     #[command(visible_alias = "import")]
     Load(LoadArgs),
+    #[command(visible_alias = "export")]
+    Save(SaveArgs),
+    Tag(TagArgs),
     #[command(visible_alias = "remove")]
     Rm(RmiArgs),
     Inspect(InspectArgs),
@@ -214,6 +220,8 @@ impl Command {
                 ImageVerb::Ls(args) => Self::Images(args),
                 ImageVerb::Pull(args) => Self::Pull(args),
                 ImageVerb::Load(args) => Self::Load(args),
+                ImageVerb::Save(args) => Self::Save(args),
+                ImageVerb::Tag(args) => Self::Tag(args),
                 ImageVerb::Rm(args) => Self::Rmi(args),
                 ImageVerb::Inspect(args) => Self::Inspect(args.only_images()),
             },

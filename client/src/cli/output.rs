@@ -4,7 +4,7 @@
 
 use std::io::{self, Write as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::{Map, Value};
 
 use crate::cli::template::Template;
@@ -29,7 +29,7 @@ pub(crate) fn print_line(text: &str) -> Result<()> {
 pub(crate) fn written(result: io::Result<()>) -> Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
-        other => Ok(other?),
+        other => other.context("write the output"),
     }
 }
 

@@ -107,7 +107,12 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<u8> {
         },
     };
     let ended = start_attached(&client, &id, [stdin, stdout, stderr], options).await;
-    if remove && !matches!(ended, Ok(Ended::Detached | Ended::Signalled(_))) {
+    let over = match &ended {
+        Ok(ended) => matches!(ended, Ended::Exited(_)),
+        // It could not be started. Other failures are ours: it may well run.
+        Err(error) => explain::refusal(error).is_some_and(|refusal| refusal.call == "Start"),
+    };
+    if remove && over {
         // So that its name is free when we are gone. Being gone already is an answer too.
         let gone = client.wait_container(&id, true);
         let _ = tokio::time::timeout(REMOVAL_LIMIT, gone).await;

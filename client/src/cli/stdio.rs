@@ -5,7 +5,7 @@
 
 use std::io::{self, Read as _, Write as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tokio::sync::{mpsc, oneshot};
 use wharf_client::{Input, InputSender, v1::Stream};
 
@@ -103,7 +103,7 @@ impl Writer {
         drop(self.queue);
         match self.done.await {
             Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),
-            Ok(result) => Ok(result?),
+            Ok(result) => result.context("write the output"),
             Err(_) => anyhow::bail!("the thread that writes the output has ended"),
         }
     }
