@@ -109,8 +109,12 @@ fn make_in(
         let reason = "is needed".to_owned();
         crate::Error::Spec { field: "root".to_owned(), reason }
     })?;
-    let options =
-        Options { listener, preserved_fds: preserved_fds(flags)?, no_pivot: flags.has("no-pivot") };
+    let options = Options {
+        listener,
+        preserved_fds: preserved_fds(flags)?,
+        no_pivot: flags.has("no-pivot"),
+        keep_keyring: flags.has("no-new-keyring"),
+    };
     let request = CreateRequest { id, bundle, spec, rootfs: Rootfs::Path(root.path()), stdio };
     let created = crate::flow::create::create(&request, &options)?;
     created.warnings.iter().for_each(|text| context.log.warn(text));

@@ -97,6 +97,7 @@ fn run(
 ) -> Result<Infallible, Failure> {
     let mut warnings = Vec::new();
     sys_process::setsid().step(|| "start a session")?;
+    process::leave_keyring(&mut warnings);
     task.cgroup.enter()?;
     process::set_oom_score(plan, &mut warnings)?;
     process::set_labels(plan)?;

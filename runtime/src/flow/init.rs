@@ -55,6 +55,8 @@ pub(crate) struct Options {
     pub(crate) preserved_fds: u32,
     /// The host's root is an initial ramdisk, which can't be pivoted away.
     pub(crate) no_pivot: bool,
+    /// The container shares the caller's session keyring.
+    pub(crate) keep_keyring: bool,
 }
 
 /// Runs a child to its end: the program takes its place, or the failure is told and it exits.
@@ -127,6 +129,9 @@ impl Init<'_> {
             self.become_root_of_user_namespace()?;
         }
         sys_process::setsid().step(|| "start a session")?;
+        if !self.options.keep_keyring {
+            process::leave_keyring(warnings);
+        }
         match self.doors.take() {
             Some(doors) => Cgroup::enter_by(doors)?,
             None => self.cgroup.enter()?,

@@ -37,6 +37,16 @@ pub(crate) fn set_oom_score(
     }
 }
 
+/// The host's keys are not the container's. A kernel without keys has none to keep from it.
+pub(crate) fn leave_keyring(warnings: &mut Vec<String>) {
+    match cred::new_session_keyring() {
+        Err(e) if e.raw_os_error() != Some(no::ENOSYS) => {
+            warnings.push(format!("the caller's session keyring is kept: no new one: {e}"));
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
 /// Sets the labels that execve takes on. By the host's procfs, and only if it is one, so that no
 /// decoy swallows them (CVE-2019-16884): to be called before the container's is in sight.
 pub(crate) fn set_labels(process: &ProcessPlan) -> Result<(), Failure> {

@@ -193,6 +193,13 @@ impl MountOptions {
         true
     }
 
+    /// A new file system has nothing below it: what was asked for all is asked for it.
+    pub(crate) fn flatten(&mut self) {
+        let deep = std::mem::take(&mut self.deep_change);
+        self.change.set = self.change.set & !deep.clear | deep.set;
+        self.change.clear = self.change.clear & !deep.set | deep.clear;
+    }
+
     /// Everything as bits of mount(2), for a file system that is mounted by it.
     pub(crate) fn mount_flags(&self) -> u64 {
         let set = self.change.set;
@@ -269,6 +276,9 @@ mod tests {
         assert_eq!(o.deep_change.set, attr::RDONLY | attr::NOSUID);
         assert_eq!(o.data, ["rsize=1024"]);
         assert_eq!(o.mount_flags(), ms::RELATIME);
+        let mut o = MountOptions::parse(&["rw", "rro", "nosuid"]);
+        o.flatten();
+        assert_eq!(o.mount_flags(), ms::RDONLY | ms::NOSUID);
     }
 
     #[test]

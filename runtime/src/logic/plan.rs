@@ -216,7 +216,10 @@ fn mounts(spec: &[Mount], bundle: &Path) -> Result<Vec<MountPlan>, Error> {
 }
 
 fn one_mount(index: usize, mount: &Mount, bundle: &Path) -> Result<MountPlan, Error> {
-    let options = MountOptions::parse(mount.options().as_deref().unwrap_or(&[]));
+    let mut options = MountOptions::parse(mount.options().as_deref().unwrap_or(&[]));
+    if options.copy_up {
+        return Err(Error::Unsupported { what: format!("mounts[{index}].options: tmpcopyup") });
+    }
     let kind = match mount.typ().as_deref().unwrap_or("") {
         "bind" => MountKind::Bind,
         _ if options.bind.is_some() => MountKind::Bind,
@@ -234,6 +237,9 @@ fn one_mount(index: usize, mount: &Mount, bundle: &Path) -> Result<MountPlan, Er
         || mount.gid_mappings().as_ref().is_some_and(|map| !map.is_empty())
     {
         return Err(Error::Unsupported { what: format!("mounts[{index}]: id-mapped mounts") });
+    }
+    if kind != MountKind::Bind {
+        options.flatten();
     }
     if kind == MountKind::Bind && !options.data.is_empty() {
         let words = options.data.join(",");

@@ -163,6 +163,16 @@ pub(crate) fn set_scheduler(plan: SchedulerPlan) -> io::Result<()> {
     Ok(())
 }
 
+/// Leaves the caller's session keyring for a new, empty one.
+pub(crate) fn new_session_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for a new keyring without one.
+    check(unsafe {
+        libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>())
+    })?;
+    Ok(())
+}
+
 /// Sets the execution domain (`PER_LINUX` is 0, `PER_LINUX32` is 8).
 pub(crate) fn set_personality(domain: u64) -> io::Result<()> {
     // SAFETY: integers only.
