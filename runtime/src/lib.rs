@@ -208,8 +208,13 @@ impl Task {
     /// its execve has succeeded.
     ///
     /// # Errors
-    /// When the init has ended, or the step that failed.
+    /// When the init has ended or is paused, or the step that failed.
     pub fn exec(&self, process: &Process, stdio: Stdio) -> Result<Exec, Error> {
+        if self.is_paused() {
+            // The process would freeze on entering the cgroup, and this call with it.
+            let text = "the container is paused";
+            return Err(Failure::new(ErrorKind::Precondition, "exec", text).into());
+        }
         flow::exec::exec(self, process, &stdio, 0)
     }
 

@@ -226,6 +226,12 @@ fn kill_all_pids_pause_update() -> Check {
     world::until("three processes", || Ok(task.pids()?.len() == 3))?;
     task.pause()?;
     w.same("paused", task.is_paused(), true)?;
+    let process: Process =
+        serde_json::from_value(json!({"user": {}, "cwd": "/", "args": ["true"]}))?;
+    match task.exec(&process, Stdio::Inherit) {
+        Err(error) => w.same("kind", error.kind(), ErrorKind::Precondition)?,
+        Ok(_) => return Err("an exec in a paused container".into()),
+    }
     task.resume()?;
     w.same("paused", task.is_paused(), false)?;
     let more: LinuxResources =

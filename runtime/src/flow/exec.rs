@@ -83,7 +83,13 @@ pub(crate) fn fork_in_pid_namespace(
     let forked = fork();
     if !matches!(forked, Ok(Fork::Child)) {
         // Without this every later child would be born in the container.
-        sys_process::setns(own.as_fd(), ns::PID).step(|| "return to our own pid namespace")?;
+        let back = sys_process::setns(own.as_fd(), ns::PID);
+        if let (Err(_), Ok(Fork::Parent { pidfd, .. })) = (&back, &forked) {
+            // Nobody will look after this child.
+            let _ = sys_process::pidfd_signal(pidfd.as_fd(), crate::sys::sig::SIGKILL);
+            let _ = sys_process::reap(pidfd.as_fd());
+        }
+        back.step(|| "return to our own pid namespace")?;
     }
     Ok(forked.step(step)?)
 }
