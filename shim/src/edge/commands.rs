@@ -61,10 +61,25 @@ fn act(args: &Args) -> Result<(), CommandError> {
         Action::Version | Action::Info => {
             answer(concat!("wharf-shim ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
         }
-        Action::Start => start(args),
+        Action::Start => {
+            seal();
+            start(args)
+        }
         Action::Delete => delete(args),
         Action::Check => Ok(handover::check(args.state)?),
-        Action::Resume => resume(args),
+        Action::Resume => {
+            seal();
+            resume(args)
+        }
+    }
+}
+
+/// A container that its children enter can't overwrite this program: it runs from a mount that is
+/// read-only. Returns when that is so, after an execve of itself; degraded where it can't be.
+fn seal() {
+    if let Err(error) = wharf_runtime::run_sealed() {
+        let error = journal::chain(&error);
+        journal::write(Level::Warn, "program is not sealed", &[("error", &error)]);
     }
 }
 

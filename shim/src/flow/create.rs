@@ -66,6 +66,11 @@ impl Shim {
         let path = rootfs_path(&request.bundle, &spec);
         let rootfs = if mounts.is_empty() { Rootfs::Path(&path) } else { Rootfs::Mounts(&mounts) };
         let has_private_pids = has_private_pids(&spec);
+        let has_poststop = spec
+            .hooks()
+            .as_ref()
+            .and_then(|hooks| hooks.poststop().as_ref())
+            .is_some_and(|hooks| !hooks.is_empty());
         let created = wharf_runtime::create(CreateRequest {
             id: request.id.as_str(),
             bundle: &request.bundle,
@@ -98,6 +103,7 @@ impl Shim {
             bundle: request.bundle.clone(),
             hold: Hold::Made(Box::new(created)),
             has_private_pids,
+            has_poststop,
             init: number,
         });
         if let Err(error) = self.save_state(Started::No) {
@@ -158,7 +164,7 @@ fn undo(task: &wharf_runtime::Task) {
     }
 }
 
-fn load_spec(bundle: &Path) -> Result<oci::Spec, Error> {
+pub(super) fn load_spec(bundle: &Path) -> Result<oci::Spec, Error> {
     let path = bundle.join("config.json");
     oci::Spec::load(&path).map_err(|source| Error::Spec { path, source })
 }

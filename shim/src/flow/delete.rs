@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::Error;
+use super::create::load_spec;
 use super::event::{self, exec_of};
 use super::records;
-use super::shim::{Outcome, Shim};
+use super::shim::{Container, Outcome, Shim};
 use crate::logic::exit::{Ending, Exit};
 use crate::logic::ids::ProcessRef;
 use crate::logic::process::{Event, State};
@@ -43,6 +44,9 @@ impl Shim {
         let container = self.container(None)?;
         let task = container.hold.task();
         task.destroy().map_err(|source| Error::Runtime { step: "take container down", source })?;
+        if container.has_poststop {
+            run_poststop(container);
+        }
         for exec in self.processes.values().filter(|process| process.exec.is_some()) {
             records::remove_exit(&container.bundle, exec.exec.as_ref())?;
         }
@@ -96,6 +100,18 @@ impl Shim {
             self.completions.push((ticket, exit.map(Outcome::Exited).ok_or(Error::Deleted)));
         }
         self.answer_readers_of(number);
+    }
+}
+
+/// The spec is read again for it: few have such hooks. The container is gone whatever they say.
+fn run_poststop(container: &Container) {
+    let id = container.id.as_str();
+    let result = load_spec(&container.bundle).and_then(|spec| {
+        wharf_runtime::run_poststop_hooks(&spec, id, &container.bundle)
+            .map_err(|source| Error::Runtime { step: "run poststop hooks", source })
+    });
+    if let Err(error) = result {
+        journal::write(Level::Warn, "hook failed", &[("error", &journal::chain(&error))]);
     }
 }
 

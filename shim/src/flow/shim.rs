@@ -86,6 +86,9 @@ pub(crate) struct Container {
     pub(crate) hold: Hold,
     /// Its processes die with the init, by the kernel's hand.
     pub(crate) has_private_pids: bool,
+    /// Its spec has hooks for after its end.
+    #[serde(default)]
+    pub(crate) has_poststop: bool,
     /// Number of its init.
     pub(crate) init: u32,
 }
