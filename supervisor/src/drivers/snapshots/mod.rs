@@ -148,7 +148,7 @@ pub trait Snapshotter: Debug + Send + Sync {
     fn remove_layer(&self, number: u64);
 
     /// Makes a container's read-write layer over the given stack (None: over nothing) and says what
-    /// to mount. One that is there already is left as it is. Flushed when it answers.
+    /// to mount. One that is there already is left as it is.
     ///
     /// # Errors
     /// When a layer is not here or a folder can't be made.

@@ -140,11 +140,8 @@ impl Snapshotter for Overlay {
             fs::create_dir(&files).map_err(|e| Error::io("make", &files, e))?;
             self.dress_root(&files, &lower)?;
             fs::rename(&aside, &folder).map_err(|e| Error::io("name", &folder, e))?;
-            for dir in [folder.as_path(), &self.root.join("c")] {
-                File::open(dir)
-                    .and_then(|d| d.sync_all())
-                    .map_err(|e| Error::io("flush", dir, e))?;
-            }
+            // Not flushed, which would cost a start more than all else here: journalling file systems
+            // keep the order of the steps above, and a folder that a power cut took is made anew.
         }
         Ok(container_mounts(&folder, &lower))
     }
