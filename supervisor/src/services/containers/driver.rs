@@ -1,8 +1,11 @@
 //! One task owns one container: it alone changes the record, and everything that changes it comes
 //! through its bounded queue, one thing after the other.
 //!
-//! A task commits before it tells (`publish`), and announces a start before an exit: the exit of a
+//! A task commits before it tells, and announces a start before an exit: the exit of a
 //! start that is under way waits in the queue.
+
+mod end;
+mod recover;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,9 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use wharf_proto::shim::ExitRecord;
 
 use super::{
-    Error, exec,
+    Error,
     launch::{self, Window},
-    machine::{self, End, EndReason, State},
+    machine::{self, State},
     record::Record,
     spec::{Resources, Signal},
     table::{Handle, Table, View},
@@ -28,13 +31,11 @@ use crate::{
     store::{Durability, Ops, Store},
 };
 
+pub(super) use end::end_of;
+use end::{failed, lost};
+
 /// Calls that may wait for one container.
 const QUEUE_LEN: usize = 64;
-
-/// How long a container that removes itself waits for clients that are attached.
-const DETACH_LIMIT: Duration = Duration::from_secs(10);
-/// How long it waits for clients to come back after a restart of the supervisor.
-const RETURN_GRACE: Duration = Duration::from_secs(5);
 
 /// What every container's task works with.
 #[derive(Debug)]
@@ -180,110 +181,6 @@ impl Driver {
         }
     }
 
-    /// Takes up what the record says was going on when the supervisor ended.
-    async fn recover(&mut self) {
-        match self.record.state.clone() {
-            State::Created | State::Stopped { .. } => {}
-            State::Removing => {
-                if let Err(error) = self.finish_removal().await {
-                    tracing::warn!(
-                        container = self.record.id.short(),
-                        error = fault::chain(&error),
-                        "removal is not finished"
-                    );
-                }
-            }
-            State::Starting { .. } => self.recover_start().await,
-            State::Running(run) | State::Unreachable(run) => {
-                if run.boot_id == self.tools.boot_id {
-                    self.reconnect(run.number).await;
-                } else {
-                    let message = "the host was restarted while it ran";
-                    self.commit_end(lost(message)).await;
-                    self.clean_bundle().await;
-                }
-            }
-        }
-        // Whoever was attached comes back now.
-        self.remove_if_asked(RETURN_GRACE);
-    }
-
-    /// Puts the removal of a container that has stopped and was to be removed then into the queue,
-    /// once those who are attached have read everything.
-    fn remove_if_asked(&self, grace: Duration) {
-        let stopped = matches!(self.record.state, State::Stopped { .. });
-        if !stopped || !self.record.spec.auto_remove {
-            return;
-        }
-        let (queue, mut attached) = (self.own_queue.clone(), self.attached.subscribe());
-        // Ends within RETURN_GRACE and DETACH_LIMIT.
-        tokio::spawn(async move {
-            tokio::time::sleep(grace).await;
-            let alone = attached.wait_for(|count| *count == 0);
-            // Who reads slower than that finds the container gone.
-            let _ = tokio::time::timeout(DETACH_LIMIT, alone).await;
-            let Some(queue) = queue.upgrade() else { return };
-            let (reply, _) = oneshot::channel();
-            let _ = queue.send(Command::Remove { reply }).await;
-        });
-    }
-
-    /// A start that was decided and never acknowledged: finished if its process runs, undone
-    /// otherwise.
-    async fn recover_start(&mut self) {
-        let bundle = self.bundle();
-        let number = self.record.state.number();
-        if let Ok(shim) = Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
-            let state = shim.state().await;
-            if let Ok(state) = state {
-                if state.status() == wharf_proto::task::Status::Running {
-                    self.watch_exit(&shim, number);
-                    if self.commit_started(state.pid).await.is_ok() {
-                        self.shim.send_replace(Some(shim));
-                    }
-                    return;
-                }
-            }
-        }
-        let end = bundle.exit_record().map_or_else(
-            || failed(1, "the supervisor ended while it was being started"),
-            |record| end_of(&record),
-        );
-        self.clean_up_shim().await;
-        self.commit_end(end).await;
-    }
-
-    /// Finds the shim of a container that ran, or what it left.
-    async fn reconnect(&mut self, number: u64) {
-        let bundle = self.bundle();
-        match Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
-            Ok(shim) => {
-                self.watch_exit(&shim, number);
-                self.watch_execs(&shim);
-                self.shim.send_replace(Some(shim));
-                self.change_state(machine::Event::ShimFound, &[], Durability::Process).await;
-            }
-            Err(error) => self.shim_gone(&error).await,
-        }
-    }
-
-    /// Nobody answers for a container that runs: it has ended and been written down, or its shim
-    /// has died under it.
-    async fn shim_gone(&mut self, error: &ShimError) {
-        self.shim.send_replace(None);
-        if let Some(record) = self.bundle().exit_record() {
-            self.commit_end(end_of(&record)).await;
-            self.clean_up_shim().await;
-            return;
-        }
-        tracing::warn!(
-            container = self.record.id.short(),
-            error = fault::chain(error),
-            "shim is gone"
-        );
-        self.change_state(machine::Event::ShimLost, &[], Durability::Process).await;
-    }
-
     async fn start(&mut self, window: Window) -> Result<(), Error> {
         let log_start = launch::prepare_log(&self.tools.log_path(&self.record))?;
         let next = self.next(machine::Event::Start { log_start }, "start")?;
@@ -357,54 +254,6 @@ impl Driver {
                 let _ = queue.send(Command::Ended { number, result }).await;
             }
         });
-    }
-
-    /// Takes up the execs that the supervisor before this one had started.
-    fn watch_execs(&self, shim: &Shim) {
-        let (tools, shim) = (Arc::clone(&self.tools), shim.clone());
-        let record = Arc::new(self.record.clone());
-        // Ends with the shim's answer.
-        tokio::spawn(async move {
-            match shim.execs().await {
-                Ok(ids) => ids.iter().for_each(|id| exec::watch_end(&tools, &record, &shim, id)),
-                Err(error) => {
-                    tracing::warn!(
-                        container = record.id.short(),
-                        error = fault::chain(&error),
-                        "execs are not known"
-                    );
-                }
-            }
-        });
-    }
-
-    async fn ended(&mut self, number: u64, result: Result<ExitRecord, ShimError>) {
-        let current = matches!(&self.record.state, State::Running(run) | State::Unreachable(run)
-            if run.number == number);
-        if !current {
-            // Of a start that failed and was cleaned up after.
-            return;
-        }
-        match result {
-            Ok(record) => {
-                self.commit_end(end_of(&record)).await;
-                self.clean_up_shim().await;
-            }
-            Err(error) => self.lost_connection(number, &error).await,
-        }
-        self.remove_if_asked(Duration::ZERO);
-    }
-
-    /// The connection broke; the shim may be there all the same.
-    async fn lost_connection(&mut self, number: u64, error: &ShimError) {
-        let socket = self.bundle().socket();
-        match Shim::connect(&socket, self.record.id.as_str()).await {
-            Ok(shim) => {
-                self.watch_exit(&shim, number);
-                self.shim.send_replace(Some(shim));
-            }
-            Err(_) => self.shim_gone(error).await,
-        }
     }
 
     async fn kill(&mut self, signal: Signal) -> Result<(), Error> {
@@ -515,25 +364,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Commits the end of the current start and tells it.
-    async fn commit_end(&mut self, end: End) {
-        let event = self
-            .event("container.exit")
-            .with("exitCode", end.exit_code)
-            .with("signal", end.signal)
-            .with("oomKilled", end.oom_killed)
-            .with("reason", end.reason.as_str());
-        let mut events = Vec::new();
-        if end.oom_killed {
-            events.push(self.event("container.oom"));
-        }
-        events.push(event);
-        let code = end.exit_code;
-        self.change_state(machine::Event::Ended(end), &events, Durability::Power).await;
-        self.shim.send_replace(None);
-        tracing::info!(container = self.record.id.short(), exit_code = code, "stopped");
-    }
-
     /// Makes a transition that nobody asked for, if it is one.
     async fn change_state(
         &mut self,
@@ -549,49 +379,6 @@ impl Driver {
                 container = self.record.id.short(),
                 error = fault::chain(&error),
                 "state is not kept"
-            );
-        }
-    }
-
-    /// The shim is ended, the cgroup removed, the bundle with it.
-    async fn clean_up_shim(&mut self) {
-        let shim = self.shim.send_replace(None);
-        let shim = match shim {
-            Some(shim) => Ok(shim),
-            None => Shim::connect(&self.bundle().socket(), self.record.id.as_str()).await,
-        };
-        let ended = match shim {
-            Ok(shim) => {
-                let deleted = shim.delete("").await;
-                shim.shutdown().await.and(deleted)
-            }
-            Err(error) => Err(error),
-        };
-        if ended.is_err() && self.bundle().exists() {
-            let cleaned = self
-                .tools
-                .launcher
-                .clean_up(&self.bundle(), &self.record.namespace, &self.record.id)
-                .await;
-            if let Err(error) = cleaned {
-                tracing::warn!(
-                    container = self.record.id.short(),
-                    error = fault::chain(&error),
-                    "shim left something behind"
-                );
-            }
-        }
-        self.clean_bundle().await;
-    }
-
-    async fn clean_bundle(&self) {
-        let bundle = self.bundle();
-        let removed = tokio::task::spawn_blocking(move || bundle.remove()).await;
-        if let Err(error) = removed.expect("removal does not panic") {
-            tracing::warn!(
-                container = self.record.id.short(),
-                error = fault::chain(&error),
-                "bundle is left"
             );
         }
     }
@@ -629,44 +416,5 @@ impl Driver {
 
     fn shim_error(&self, source: ShimError) -> Error {
         Error::Shim { name: self.record.name.clone(), source }
-    }
-}
-
-pub(super) fn end_of(record: &ExitRecord) -> End {
-    let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-    let reason = match record {
-        ExitRecord { oom_killed: true, signal, .. } if *signal != 0 => EndReason::Oom,
-        ExitRecord { signal: 0, .. } => EndReason::Exited,
-        ExitRecord { .. } => EndReason::Signalled,
-    };
-    End {
-        exit_code: number(record.exit_code),
-        signal: number(record.signal),
-        oom_killed: record.oom_killed,
-        reason,
-        message: String::new(),
-        finished_unix_ns: record.exited_at_unix_ns,
-    }
-}
-
-fn failed(exit_code: i32, message: &str) -> End {
-    End {
-        exit_code,
-        signal: 0,
-        oom_killed: false,
-        reason: EndReason::StartFailed,
-        message: message.into(),
-        finished_unix_ns: now_unix_ns(),
-    }
-}
-
-fn lost(message: &str) -> End {
-    End {
-        exit_code: 137,
-        signal: libc::SIGKILL,
-        oom_killed: false,
-        reason: EndReason::Lost,
-        message: message.into(),
-        finished_unix_ns: now_unix_ns(),
     }
 }

@@ -1,0 +1,134 @@
+//! After a restart, and when a shim goes away: what the record says is held against what is there.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Driver, Shim, ShimError, State,
+    end::{end_of, failed, lost},
+};
+use crate::{
+    fault,
+    services::containers::{exec, machine},
+    store::Durability,
+};
+
+/// How long a container that removes itself waits for clients to come back after a restart of the
+/// supervisor.
+const RETURN_GRACE: Duration = Duration::from_secs(5);
+
+impl Driver {
+    /// Takes up what the record says was going on when the supervisor ended.
+    pub(super) async fn recover(&mut self) {
+        match self.record.state.clone() {
+            State::Created | State::Stopped { .. } => {}
+            State::Removing => {
+                if let Err(error) = self.finish_removal().await {
+                    tracing::warn!(
+                        container = self.record.id.short(),
+                        error = fault::chain(&error),
+                        "removal is not finished"
+                    );
+                }
+            }
+            State::Starting { .. } => self.recover_start().await,
+            State::Running(run) | State::Unreachable(run) => {
+                if run.boot_id == self.tools.boot_id {
+                    self.reconnect(run.number).await;
+                } else {
+                    let message = "the host was restarted while it ran";
+                    self.commit_end(lost(message)).await;
+                    self.clean_bundle().await;
+                }
+            }
+        }
+        // Whoever was attached comes back now.
+        self.remove_if_asked(RETURN_GRACE);
+    }
+
+    /// A start that was decided and never acknowledged: finished if its process runs, undone
+    /// otherwise.
+    pub(super) async fn recover_start(&mut self) {
+        let bundle = self.bundle();
+        let number = self.record.state.number();
+        if let Ok(shim) = Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
+            let state = shim.state().await;
+            if let Ok(state) = state {
+                if state.status() == wharf_proto::task::Status::Running {
+                    self.watch_exit(&shim, number);
+                    if self.commit_started(state.pid).await.is_ok() {
+                        self.shim.send_replace(Some(shim));
+                    }
+                    return;
+                }
+            }
+        }
+        let end = bundle.exit_record().map_or_else(
+            || failed(1, "the supervisor ended while it was being started"),
+            |record| end_of(&record),
+        );
+        self.clean_up_shim().await;
+        self.commit_end(end).await;
+    }
+
+    /// Finds the shim of a container that ran, or what it left.
+    pub(super) async fn reconnect(&mut self, number: u64) {
+        let bundle = self.bundle();
+        match Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
+            Ok(shim) => {
+                self.watch_exit(&shim, number);
+                self.watch_execs(&shim);
+                self.shim.send_replace(Some(shim));
+                self.change_state(machine::Event::ShimFound, &[], Durability::Process).await;
+            }
+            Err(error) => self.shim_gone(&error).await,
+        }
+    }
+
+    /// Nobody answers for a container that runs: it has ended and been written down, or its shim
+    /// has died under it.
+    pub(super) async fn shim_gone(&mut self, error: &ShimError) {
+        self.shim.send_replace(None);
+        if let Some(record) = self.bundle().exit_record() {
+            self.commit_end(end_of(&record)).await;
+            self.clean_up_shim().await;
+            return;
+        }
+        tracing::warn!(
+            container = self.record.id.short(),
+            error = fault::chain(error),
+            "shim is gone"
+        );
+        self.change_state(machine::Event::ShimLost, &[], Durability::Process).await;
+    }
+
+    /// Takes up the execs that the supervisor before this one had started.
+    pub(super) fn watch_execs(&self, shim: &Shim) {
+        let (tools, shim) = (Arc::clone(&self.tools), shim.clone());
+        let record = Arc::new(self.record.clone());
+        // Ends with the shim's answer.
+        tokio::spawn(async move {
+            match shim.execs().await {
+                Ok(ids) => ids.iter().for_each(|id| exec::watch_end(&tools, &record, &shim, id)),
+                Err(error) => {
+                    tracing::warn!(
+                        container = record.id.short(),
+                        error = fault::chain(&error),
+                        "execs are not known"
+                    );
+                }
+            }
+        });
+    }
+
+    /// The connection broke; the shim may be there all the same.
+    pub(super) async fn lost_connection(&mut self, number: u64, error: &ShimError) {
+        let socket = self.bundle().socket();
+        match Shim::connect(&socket, self.record.id.as_str()).await {
+            Ok(shim) => {
+                self.watch_exit(&shim, number);
+                self.shim.send_replace(Some(shim));
+            }
+            Err(_) => self.shim_gone(error).await,
+        }
+    }
+}
