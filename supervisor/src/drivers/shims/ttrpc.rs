@@ -95,7 +95,8 @@ struct Call {
 /// A connection; clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
-    calls: mpsc::Sender<Call>,
+    /// Boxed: a channel has room for many, and nearly always holds none.
+    calls: mpsc::Sender<Box<Call>>,
 }
 
 impl Client {
@@ -135,7 +136,7 @@ impl Client {
         let (answer, answered) = oneshot::channel();
         let exchange = async {
             self.calls
-                .send(Call { request, method, answer })
+                .send(Box::new(Call { request, method, answer }))
                 .await
                 .map_err(|_| RpcError::Closed { method })?;
             answered.await.map_err(|_| RpcError::Closed { method })?
@@ -152,7 +153,7 @@ impl Client {
 
 type Pending = HashMap<u32, (&'static str, oneshot::Sender<Result<Vec<u8>, RpcError>>)>;
 
-async fn run(stream: UnixStream, mut queue: mpsc::Receiver<Call>) {
+async fn run(stream: UnixStream, mut queue: mpsc::Receiver<Box<Call>>) {
     let (read, mut write) = stream.into_split();
     let (frames, mut answers) = mpsc::channel(QUEUE_LEN);
     let reader = tokio::spawn(read_frames(BufReader::with_capacity(1024, read), frames));
@@ -161,7 +162,8 @@ async fn run(stream: UnixStream, mut queue: mpsc::Receiver<Call>) {
     loop {
         tokio::select! {
             call = queue.recv() => {
-                let Some(Call { request, method, answer }) = call else { break };
+                let Some(call) = call else { break };
+                let Call { request, method, answer } = *call;
                 let stream = next_stream;
                 next_stream = next_stream.wrapping_add(2);
                 pending.retain(|_, (_, waiting)| !waiting.is_closed());

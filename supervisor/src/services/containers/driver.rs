@@ -108,7 +108,7 @@ pub enum Command {
         /// Which start.
         number: u64,
         /// What the shim says, or why it says nothing.
-        result: Result<ExitRecord, ShimError>,
+        result: Box<Result<ExitRecord, ShimError>>,
     },
 }
 
@@ -161,23 +161,26 @@ impl Driver {
         handle
     }
 
+    /// What is done now and then is boxed: between commands, which is nearly always, a container's
+    /// task is as small as its record.
     async fn run(mut self) {
-        self.recover().await;
+        Box::pin(self.recover()).await;
         while let Some(command) = self.inbox.recv().await {
-            // A caller that went away is no error.
-            match command {
-                Command::Start { window, reply } => drop(reply.send(self.start(window).await)),
-                Command::Kill { signal, reply } => drop(reply.send(self.kill(signal).await)),
-                Command::Update { change, reply } => drop(reply.send(self.update(*change).await)),
-                Command::Remove { reply } => {
-                    let result = self.remove().await;
-                    drop(reply.send(result));
-                }
-                Command::Ended { number, result } => self.ended(number, result).await,
-            }
+            Box::pin(self.obey(command)).await;
             if self.record.state == State::Removing && self.view.borrow().gone {
                 return;
             }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        // A caller that went away is no error.
+        match command {
+            Command::Start { window, reply } => drop(reply.send(self.start(window).await)),
+            Command::Kill { signal, reply } => drop(reply.send(self.kill(signal).await)),
+            Command::Update { change, reply } => drop(reply.send(self.update(*change).await)),
+            Command::Remove { reply } => drop(reply.send(self.remove().await)),
+            Command::Ended { number, result } => self.ended(number, *result).await,
         }
     }
 
@@ -249,7 +252,7 @@ impl Driver {
         let shim = shim.clone();
         // Ends with the shim's connection at the latest.
         tokio::spawn(async move {
-            let result = shim.wait_exit("").await;
+            let result = Box::new(shim.wait_exit("").await);
             if let Some(queue) = queue.upgrade() {
                 let _ = queue.send(Command::Ended { number, result }).await;
             }
