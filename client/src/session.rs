@@ -33,6 +33,9 @@ use crate::{
     outbox::Outbox,
 };
 
+/// Exit code of a container whose own is not known.
+const LOST: i32 = 255;
+
 /// What a session tells.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -78,6 +81,8 @@ pub struct Session {
     retry_at: Instant,
     opened_at: SystemTime,
     input_lost: bool,
+    /// An exit that says nothing: the journal may know more.
+    unsettled: Option<Exit>,
     over: bool,
 }
 
@@ -131,6 +136,7 @@ impl Session {
             retry_at: Instant::now(),
             opened_at: SystemTime::now(),
             input_lost: false,
+            unsettled: None,
             over: false,
         })
     }
@@ -161,6 +167,12 @@ impl Session {
     /// the client's patience.
     pub async fn next(&mut self) -> Result<Option<Event>, Error> {
         loop {
+            if let Some(exit) = self.unsettled.clone() {
+                let lost = Exit { exit_code: LOST, reason: "lost".to_owned(), ..exit };
+                let exit = self.last_word().await.unwrap_or(lost);
+                self.unsettled = None;
+                return Ok(Some(Event::Exit(exit)));
+            }
             if self.over {
                 return Ok(None);
             }
@@ -175,7 +187,11 @@ impl Session {
                 () = self.outbox.send_one(&link.requests) => continue,
             };
             match answer {
-                Some(Ok(message)) => return Ok(Some(self.take(message))),
+                Some(Ok(message)) => {
+                    if let Some(event) = self.take(message) {
+                        return Ok(Some(event));
+                    }
+                }
                 Some(Err(status)) => {
                     let error = self.target.error(&self.client, status);
                     self.broke(error)?;
@@ -191,7 +207,8 @@ impl Session {
         }
     }
 
-    fn take(&mut self, message: Message) -> Event {
+    /// None when the event has to be looked into first.
+    fn take(&mut self, message: Message) -> Option<Event> {
         if let Some(cursor) = message.cursor {
             if self.target.acknowledges() {
                 self.outbox.acknowledge(cursor.clone());
@@ -200,9 +217,14 @@ impl Session {
         }
         match &message.event {
             Event::Started { exec_id, .. } => self.target.named(exec_id),
-            Event::Exit(_) => {
+            Event::Exit(exit) => {
                 self.over = true;
                 self.link = None;
+                // That of a container whose record is gone: not known is not 0.
+                if exit.finished_at.is_none() && self.target.can_be_removed() {
+                    self.unsettled = Some(exit.clone());
+                    return None;
+                }
             }
             Event::Output { .. } => {
                 self.backoff.reset();
@@ -210,7 +232,7 @@ impl Session {
             }
             Event::Attached { .. } | Event::Resumed { .. } => {}
         }
-        message.event
+        Some(message.event)
     }
 
     /// Drops the link, or the attempt at one; the error comes back if the session can't go on after
@@ -248,7 +270,9 @@ impl Session {
             Ok(opened) => opened,
             Err(status) => {
                 let error = self.target.error(&self.client, status);
-                if let Some(exit) = self.last_word(&error).await {
+                if error.kind() == Kind::NotFound
+                    && let Some(exit) = self.last_word().await
+                {
                     self.over = true;
                     return Ok(Some(Event::Exit(exit)));
                 }
@@ -263,18 +287,15 @@ impl Session {
         let greeting = matches!(message.event, Event::Attached { .. } | Event::Started { .. });
         let event = self.take(message);
         let input_lost = std::mem::take(&mut self.input_lost);
-        Ok(Some(if greeting { Event::Resumed { after, input_lost } } else { event }))
+        Ok(if greeting { Some(Event::Resumed { after, input_lost }) } else { event })
     }
 }
 
 impl Session {
     /// The end of a container that was removed (auto_remove) before we came back: the journal has
     /// it still. Output after our cursor is gone with its log.
-    async fn last_word(&self, error: &Error) -> Option<Exit> {
+    async fn last_word(&self) -> Option<Exit> {
         let Target::Attach(start) = &self.target else { return None };
-        if error.kind() != Kind::NotFound {
-            return None;
-        }
         let request = SubscribeRequest {
             since: Some(self.opened_at.into()),
             until: Some(SystemTime::now().into()),
@@ -337,6 +358,10 @@ impl Target {
     /// acknowledges would wait behind the stdin that it does not read.
     fn acknowledges(&self) -> bool {
         matches!(self, Self::Exec(start) if start.acknowledges)
+    }
+
+    fn can_be_removed(&self) -> bool {
+        matches!(self, Self::Attach(_))
     }
 
     fn is_detached(&self) -> bool {

@@ -88,6 +88,11 @@ impl Fake {
     }
 }
 
+fn ended() -> Exit {
+    let finished_at = Some(std::time::SystemTime::now().into());
+    Exit { exit_code: 3, finished_at, ..Exit::default() }
+}
+
 /// In the form that async_trait makes of an async fn: it can't look into a macro.
 macro_rules! absent {
     ($($method:ident($request:ty) -> $answer:ty;)*) => {
@@ -123,7 +128,7 @@ impl Containers for Fake {
         };
         let wrap = |kind| ExecResponse { kind: Some(kind) };
         let started = wrap(Kind::Started(ExecStarted { exec_id: "e1".to_owned(), pid: 7 }));
-        let exit = wrap(Kind::Exit(Exit { exit_code: 3, ..Exit::default() }));
+        let exit = wrap(Kind::Exit(ended()));
         if !start.cursor.is_empty() && start.exec_id != "e1" {
             return Err(Status::invalid_argument("a cursor without the exec's id"));
         }
@@ -157,7 +162,7 @@ impl Containers for Fake {
         };
         let wrap = |kind| AttachResponse { kind: Some(kind) };
         let attached = wrap(Kind::Attached(Attached { tty: false, cursor: cursor.clone() }));
-        let exit = wrap(Kind::Exit(Exit { exit_code: 3, ..Exit::default() }));
+        let exit = wrap(Kind::Exit(ended()));
         let output = self.output(&cursor, Some(attached), |o| wrap(Kind::Output(o)), exit);
         if !start.stdin {
             return Ok(Response::new(output));
