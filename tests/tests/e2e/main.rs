@@ -23,6 +23,7 @@ mod registry;
 mod restart;
 mod scale;
 mod stdio;
+mod tls;
 
 use anyhow::{Result, bail};
 use tonic::{Code, Status};
