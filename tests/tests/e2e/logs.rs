@@ -114,7 +114,8 @@ async fn a_rotated_log_is_bounded_and_ends_whole() -> Result<()> {
     for path in wharf_tests::leak::tree(folder) {
         bytes += fs::metadata(folder.join(path))?.len();
     }
-    // The present one and two rotated, each a little over the limit at most.
-    ensure!(bytes < 3_500_000, "{bytes} bytes on disk");
+    // The present one and two rotated. Each may be over the limit by what one read of the pipe
+    // becomes: 64 KiB of short lines, each with its time and stream.
+    ensure!(bytes < 3 * 1_500_000, "{bytes} bytes on disk");
     world.finish().await
 }
