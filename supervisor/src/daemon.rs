@@ -12,7 +12,10 @@ use std::{
 };
 
 pub use error::Error;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 use tonic::transport::Server;
 use wharf_proto::v1::{
     self, containers_server::ContainersServer, events_server::EventsServer,
@@ -27,6 +30,7 @@ use crate::{
         shims::Launcher,
         snapshots::{Overlay, Snapshotter},
     },
+    ids::Namespace,
     services::{
         containers::{Containers, Defaults, Table, TableUsers, Tools},
         events::Events,
@@ -38,6 +42,8 @@ use crate::{
 use listen::Listener;
 use lock::Lock;
 
+/// Removed containers whose images are still to be looked at.
+const REMOVED_LEN: usize = 64;
 /// Largest message that a client may send.
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -159,6 +165,7 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
     let content = ContentStore::open(&config.root).map_err(Error::Content)?;
     let images = Images::new(store.clone(), events.clone(), content, Arc::clone(&snapshots));
     images.set_users(Arc::new(TableUsers(Arc::clone(&table))));
+    let (removed, orphans) = mpsc::channel(REMOVED_LEN);
     let tools = Arc::new(Tools {
         store,
         events: events.clone(),
@@ -171,7 +178,10 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
         log_max_files: config.container_log_max_files,
         cgroup_parent: config.cgroup_parent.clone(),
         boot_id: boot_id()?,
+        removed,
     });
+    // Ends with the last container's task.
+    tokio::spawn(collect_orphans(images.clone(), orphans));
     let defaults = Defaults { network: config.default_network, stop_timeout: config.stop_timeout };
     let containers = Containers::load(tools, images.clone(), defaults)?;
     if containers.set_aside() == 0 {
@@ -179,6 +189,18 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
     }
     let system = System::new(Arc::clone(config), containers.clone(), images.clone(), shim);
     Ok(Services { events, images, containers, system })
+}
+
+/// Collects what a container ran on when its image has gone before it.
+async fn collect_orphans(images: Images, mut removed: mpsc::Receiver<(Namespace, String)>) {
+    while let Some((namespace, image)) = removed.recv().await {
+        if images.get(&namespace, &image).is_ok() {
+            continue;
+        }
+        if let Err(error) = images.collect().await {
+            tracing::warn!(error = crate::fault::chain(&error), "garbage not collected");
+        }
+    }
 }
 
 /// Ends at the first SIGTERM or SIGINT.

@@ -180,7 +180,7 @@ pub(super) fn state(state: &State) -> v1::ContainerState {
         State::Created => v1::ContainerState::Created,
         // The start was asked for and not answered yet.
         State::Starting { number: 1, .. } => v1::ContainerState::Created,
-        State::Starting { .. } | State::Stopped { .. } | State::Removing => {
+        State::Starting { .. } | State::Stopped { .. } | State::Removing { .. } => {
             v1::ContainerState::Stopped
         }
         State::Running(_) => v1::ContainerState::Running,
@@ -207,7 +207,7 @@ fn incarnation(state: &State) -> Option<v1::Incarnation> {
         exit: end.map(exit),
     };
     match state {
-        State::Created | State::Starting { .. } | State::Removing => None,
+        State::Created | State::Starting { .. } | State::Removing { .. } => None,
         State::Running(run) | State::Unreachable(run) => Some(of(run, run.pid, None)),
         State::Stopped { run, end } => Some(of(run, 0, Some(end))),
     }

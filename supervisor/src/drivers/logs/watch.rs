@@ -40,11 +40,11 @@ impl LogWatch {
             | WatchFlags::CLOSE_WRITE;
         match inotify::add_watch(&self.inotify, path, flags) {
             Ok(watched) => {
-                if let Some(old) = self.watched.replace(watched) {
-                    if old != watched {
-                        // Gone with its file, perhaps.
-                        let _ = inotify::remove_watch(&self.inotify, old);
-                    }
+                if let Some(old) = self.watched.replace(watched)
+                    && old != watched
+                {
+                    // Gone with its file, perhaps.
+                    let _ = inotify::remove_watch(&self.inotify, old);
                 }
                 Ok(true)
             }

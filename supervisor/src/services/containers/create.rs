@@ -295,13 +295,13 @@ fn check_caps(field: &'static str, caps: &[String]) -> Result<(), Error> {
 /// [`Error::Field`] below `field`.
 pub(super) fn check_resources(field: &str, resources: &Resources) -> Result<(), Error> {
     let wrong = |name: &str, problem: String| Err(Error::field(format!("{field}.{name}"), problem));
-    if let Some(memory) = resources.memory {
-        if memory < MIN_MEMORY_BYTES {
-            return wrong(
-                "memory_bytes",
-                format!("{memory} is below the least, {MIN_MEMORY_BYTES} (6 MiB)"),
-            );
-        }
+    if let Some(memory) = resources.memory
+        && memory < MIN_MEMORY_BYTES
+    {
+        return wrong(
+            "memory_bytes",
+            format!("{memory} is below the least, {MIN_MEMORY_BYTES} (6 MiB)"),
+        );
     }
     if let Some(swap) = resources.memory_swap {
         let memory = resources.memory.unwrap_or(0);
@@ -324,15 +324,15 @@ pub(super) fn check_resources(field: &str, resources: &Resources) -> Result<(), 
             );
         }
     }
-    if let Some(shares) = resources.cpu_shares {
-        if !(2..=262_144).contains(&shares) {
-            return wrong("cpu_shares", format!("{shares} is not from 2 to 262144"));
-        }
+    if let Some(shares) = resources.cpu_shares
+        && !(2..=262_144).contains(&shares)
+    {
+        return wrong("cpu_shares", format!("{shares} is not from 2 to 262144"));
     }
-    if let Some(cpus) = &resources.cpuset_cpus {
-        if !is_cpu_list(cpus) {
-            return wrong("cpuset_cpus", format!("{cpus:?} is not a list like \"0-2,7\""));
-        }
+    if let Some(cpus) = &resources.cpuset_cpus
+        && !is_cpu_list(cpus)
+    {
+        return wrong("cpuset_cpus", format!("{cpus:?} is not a list like \"0-2,7\""));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 mod end;
 mod recover;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use wharf_proto::shim::ExitRecord;
@@ -26,7 +26,7 @@ use crate::{
         snapshots::Snapshotter,
     },
     fault,
-    ids::ContainerName,
+    ids::{ContainerName, Namespace},
     services::events::{Event, Events, now_unix_ns},
     store::{Durability, Ops, Store},
 };
@@ -62,6 +62,8 @@ pub struct Tools {
     pub cgroup_parent: String,
     /// Of this boot of the host.
     pub boot_id: String,
+    /// Told the namespace and image of each container that was removed; full is no error.
+    pub removed: mpsc::Sender<(Namespace, String)>,
 }
 
 impl Tools {
@@ -132,13 +134,24 @@ pub(super) struct Driver {
     view: watch::Sender<View>,
     shim: watch::Sender<Option<Shim>>,
     attached: Arc<watch::Sender<usize>>,
+    /// When it was taken up from the store; `None`: it was made by this supervisor.
+    taken_up: Option<Instant>,
     inbox: mpsc::Receiver<Command>,
     own_queue: mpsc::WeakSender<Command>,
 }
 
 impl Driver {
-    /// Starts the task of a container whose record is in the store, and adds it to the table.
+    /// Starts the task of a container that was just committed, and adds it to the table.
     pub(super) fn spawn(tools: &Arc<Tools>, record: Record) -> Handle {
+        Self::spawn_since(tools, record, None)
+    }
+
+    /// Starts the task of a container that a supervisor before this one made.
+    pub(super) fn take_up(tools: &Arc<Tools>, record: Record) -> Handle {
+        Self::spawn_since(tools, record, Some(Instant::now()))
+    }
+
+    fn spawn_since(tools: &Arc<Tools>, record: Record, taken_up: Option<Instant>) -> Handle {
         let (commands, inbox) = mpsc::channel(QUEUE_LEN);
         let (view, view_rx) =
             watch::channel(View { record: Arc::new(record.clone()), gone: false });
@@ -151,6 +164,7 @@ impl Driver {
             view,
             shim,
             attached: Arc::clone(&attached),
+            taken_up,
             inbox,
             own_queue: commands.downgrade(),
         };
@@ -167,7 +181,7 @@ impl Driver {
         Box::pin(self.recover()).await;
         while let Some(command) = self.inbox.recv().await {
             Box::pin(self.obey(command)).await;
-            if self.record.state == State::Removing && self.view.borrow().gone {
+            if matches!(self.record.state, State::Removing { .. }) && self.view.borrow().gone {
                 return;
             }
         }
@@ -272,7 +286,10 @@ impl Driver {
                 }
             }
             State::Unreachable(_) => return self.kill_orphan(signal).await,
-            State::Created | State::Starting { .. } | State::Stopped { .. } | State::Removing => {
+            State::Created
+            | State::Starting { .. }
+            | State::Stopped { .. }
+            | State::Removing { .. } => {
                 return Err(self.wrong_state(verb, ""));
             }
         }
@@ -295,7 +312,7 @@ impl Driver {
             .map_err(|source| self.shim_error(source))?;
         self.commit_end(lost("its shim was gone, it was ended by SIGKILL")).await;
         self.clean_bundle().await;
-        self.remove_if_asked(Duration::ZERO);
+        self.remove_if_asked();
         Ok(())
     }
 
@@ -307,7 +324,7 @@ impl Driver {
                 found: self.record.revision,
             });
         }
-        if self.record.state == State::Removing {
+        if matches!(self.record.state, State::Removing { .. }) {
             return Err(self.wrong_state("update", ""));
         }
         if let Some(resources) = &change.resources {
@@ -327,10 +344,10 @@ impl Driver {
         self.record.revision += 1;
         let event = self.event("container.update");
         self.commit(&[event], Durability::Power).await?;
-        if let Some(old) = old_name {
-            if old != self.record.name {
-                self.tools.table.free_name(&self.record.namespace, &old, &self.record.id);
-            }
+        if let Some(old) = old_name
+            && old != self.record.name
+        {
+            self.tools.table.free_name(&self.record.namespace, &old, &self.record.id);
         }
         Ok(())
     }
@@ -363,6 +380,11 @@ impl Driver {
         self.tools.store.commit(ops, Durability::Process).await?;
         self.tools.table.remove(&self.record);
         self.view.send_modify(|view| view.gone = true);
+        // One that finds no room is found when the next comes.
+        let _ = self
+            .tools
+            .removed
+            .try_send((self.record.namespace.clone(), self.record.image.id.clone()));
         tracing::info!(container = self.record.id.short(), "removed");
         Ok(())
     }

@@ -192,10 +192,10 @@ fn identity_files(record: &Record) -> Vec<(&'static str, String)> {
 /// A small file of the host; one that can't be read is empty in the container.
 fn host_file(path: &str) -> String {
     let mut text = String::new();
-    if let Ok(file) = fs::File::open(path) {
-        if let Err(error) = file.take(MAX_HOST_FILE).read_to_string(&mut text) {
-            tracing::warn!(path, %error, "host's file is not given to the container");
-        }
+    if let Ok(file) = fs::File::open(path)
+        && let Err(error) = file.take(MAX_HOST_FILE).read_to_string(&mut text)
+    {
+        tracing::warn!(path, %error, "host's file is not given to the container");
     }
     text
 }

@@ -101,7 +101,10 @@ pub enum State {
         end: End,
     },
     /// Its removal was decided.
-    Removing,
+    Removing {
+        /// How its last start ended, for those who still ask.
+        last: Option<End>,
+    },
 }
 
 /// What happens to a container.
@@ -149,7 +152,7 @@ impl State {
             Self::Running(_) => "running",
             Self::Unreachable(_) => "unknown",
             Self::Stopped { .. } => "stopped",
-            Self::Removing => "being removed",
+            Self::Removing { .. } => "being removed",
         }
     }
 
@@ -157,9 +160,19 @@ impl State {
     #[must_use]
     pub fn number(&self) -> u64 {
         match self {
-            Self::Created | Self::Removing => 0,
+            Self::Created | Self::Removing { .. } => 0,
             Self::Starting { number, .. } => *number,
             Self::Running(run) | Self::Unreachable(run) | Self::Stopped { run, .. } => run.number,
+        }
+    }
+
+    /// How the last start ended; `None` while one runs and before the first.
+    #[must_use]
+    pub fn end(&self) -> Option<&End> {
+        match self {
+            Self::Stopped { end, .. } => Some(end),
+            Self::Removing { last } => last.as_ref(),
+            Self::Created | Self::Starting { .. } | Self::Running(_) | Self::Unreachable(_) => None,
         }
     }
 
@@ -168,7 +181,7 @@ impl State {
     pub fn is_live(&self) -> bool {
         match self {
             Self::Starting { .. } | Self::Running(_) | Self::Unreachable(_) => true,
-            Self::Created | Self::Stopped { .. } | Self::Removing => false,
+            Self::Created | Self::Stopped { .. } | Self::Removing { .. } => false,
         }
     }
 
@@ -206,16 +219,18 @@ impl State {
             }
             (Self::Running(run), Event::ShimLost) => Ok(Self::Unreachable(run.clone())),
             (Self::Unreachable(run), Event::ShimFound) => Ok(Self::Running(run.clone())),
-            (Self::Created | Self::Stopped { .. } | Self::Removing, Event::Remove) => {
-                Ok(Self::Removing)
+            (Self::Created, Event::Remove) => Ok(Self::Removing { last: None }),
+            (Self::Stopped { end, .. }, Event::Remove) => {
+                Ok(Self::Removing { last: Some(end.clone()) })
             }
+            (Self::Removing { .. }, Event::Remove) => Ok(self.clone()),
             (
                 Self::Created
                 | Self::Starting { .. }
                 | Self::Running(_)
                 | Self::Unreachable(_)
                 | Self::Stopped { .. }
-                | Self::Removing,
+                | Self::Removing { .. },
                 _,
             ) => Err(refusal),
         }
@@ -250,7 +265,7 @@ mod tests {
             State::Running(run()),
             State::Unreachable(run()),
             State::Stopped { run: run(), end: end() },
-            State::Removing,
+            State::Removing { last: Some(end()) },
         ]
     }
 
@@ -300,7 +315,7 @@ mod tests {
             for pick in picks {
                 let event = events().swap_remove(pick);
                 let Ok(after) = state.after(event) else { continue };
-                if after == State::Removing {
+                if matches!(after, State::Removing { .. }) {
                     prop_assert!(!state.is_live());
                     break;
                 }

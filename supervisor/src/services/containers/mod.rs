@@ -78,7 +78,7 @@ impl Containers {
             let taken_up = record.map_err(Error::from).and_then(|(_, record)| {
                 let name = tools.table.reserve(&record.namespace, &record.name, &record.id)?;
                 name.keep();
-                Driver::spawn(&tools, record);
+                Driver::take_up(&tools, record);
                 Ok(())
             });
             if let Err(error) = taken_up {
@@ -234,9 +234,7 @@ impl Containers {
         let mut end = None;
         loop {
             let view = handle.view.borrow_and_update().clone();
-            if let State::Stopped { end: now, .. } = &view.record.state {
-                end = Some(now.clone());
-            }
+            end = view.record.state.end().cloned().or(end);
             let over = !view.record.state.is_live() || view.record.state.number() > number;
             if view.gone || (over && !until_removed) {
                 return Ok(end);

@@ -182,10 +182,7 @@ impl Feed {
     }
 
     fn end(&self) -> Option<End> {
-        match &self.view.borrow().record.state {
-            State::Stopped { end, .. } => Some(end.clone()),
-            _ => None,
-        }
+        self.view.borrow().record.state.end().cloned()
     }
 
     async fn read(&mut self) -> Result<Vec<Entry>, Error> {
@@ -217,7 +214,7 @@ impl Feed {
 /// Where the output of the current or last start begins.
 fn log_start(record: &Record) -> Option<&str> {
     match &record.state {
-        State::Created | State::Removing => None,
+        State::Created | State::Removing { .. } => None,
         State::Starting { log_start, .. } => Some(log_start),
         State::Running(run) | State::Unreachable(run) | State::Stopped { run, .. } => {
             Some(&run.log_start)

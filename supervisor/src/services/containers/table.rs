@@ -165,12 +165,11 @@ impl Table {
     /// [`Error::NotFound`], [`Error::Ambiguous`].
     pub fn find(&self, namespace: &Namespace, text: &str) -> Result<Handle, Error> {
         let inner = self.read();
-        if let Ok(name) = text.parse::<ContainerName>() {
-            if let Some(id) = inner.names.get(&(namespace.clone(), name)) {
-                if let Some(handle) = inner.by_id.get(id) {
-                    return Ok(handle.clone());
-                }
-            }
+        if let Ok(name) = text.parse::<ContainerName>()
+            && let Some(id) = inner.names.get(&(namespace.clone(), name))
+            && let Some(handle) = inner.by_id.get(id)
+        {
+            return Ok(handle.clone());
         }
         let hex = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
         if !hex {

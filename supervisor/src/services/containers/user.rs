@@ -77,14 +77,14 @@ pub fn resolve(
         None => entry.as_ref().map_or(0, |e| e.gid),
     };
     let mut groups: Vec<u32> = Vec::new();
-    if asked_group.is_none() {
-        if let Some(entry) = &entry {
-            groups.extend(
-                group_entries(group)
-                    .filter(|g| g.members.split(',').any(|m| m.trim() == entry.name))
-                    .map(|g| g.gid),
-            );
-        }
+    if asked_group.is_none()
+        && let Some(entry) = &entry
+    {
+        groups.extend(
+            group_entries(group)
+                .filter(|g| g.members.split(',').any(|m| m.trim() == entry.name))
+                .map(|g| g.gid),
+        );
     }
     for name in extra {
         groups.push(find_group(name, group)?);

@@ -121,8 +121,14 @@ impl Session {
                     return;
                 }
                 Ok(Piece::End(end)) => {
-                    let end = end.as_ref().map(exit).unwrap_or_default();
-                    let _ = send(sender, attach_response::Kind::Exit(end)).await;
+                    let _ = match end {
+                        Some(end) => send(sender, attach_response::Kind::Exit(exit(&end))).await,
+                        // It was never started, and is gone.
+                        None => {
+                            let gone = Error::NotFound(self.id.clone());
+                            sender.send(Err(from_fault(&gone))).await.map_err(|_| ())
+                        }
+                    };
                     return;
                 }
                 Ok(Piece::Entries(entries)) => {

@@ -17,6 +17,8 @@ use crate::{
 
 /// How long a container that removes itself waits for clients that are attached.
 const DETACH_LIMIT: Duration = Duration::from_secs(10);
+/// How long it waits for clients to come back after a restart of the supervisor.
+const RETURN_GRACE: Duration = Duration::from_secs(5);
 
 impl Driver {
     pub(super) async fn ended(&mut self, number: u64, result: Result<ExitRecord, ShimError>) {
@@ -33,16 +35,19 @@ impl Driver {
             }
             Err(error) => self.lost_connection(number, &error).await,
         }
-        self.remove_if_asked(Duration::ZERO);
+        self.remove_if_asked();
     }
 
     /// Puts the removal of a container that has stopped and was to be removed then into the queue,
     /// once those who are attached have read everything.
-    pub(super) fn remove_if_asked(&self, grace: Duration) {
+    pub(super) fn remove_if_asked(&self) {
         let stopped = matches!(self.record.state, State::Stopped { .. });
         if !stopped || !self.record.spec.auto_remove {
             return;
         }
+        // Whoever was attached to the supervisor before this one comes back within that time.
+        let grace =
+            self.taken_up.map_or(Duration::ZERO, |at| RETURN_GRACE.saturating_sub(at.elapsed()));
         let (queue, mut attached) = (self.own_queue.clone(), self.attached.subscribe());
         // Ends within RETURN_GRACE and DETACH_LIMIT.
         tokio::spawn(async move {

@@ -1,6 +1,6 @@
 //! After a restart, and when a shim goes away: what the record says is held against what is there.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
     Driver, Shim, ShimError, State,
@@ -12,16 +12,12 @@ use crate::{
     store::Durability,
 };
 
-/// How long a container that removes itself waits for clients to come back after a restart of the
-/// supervisor.
-const RETURN_GRACE: Duration = Duration::from_secs(5);
-
 impl Driver {
     /// Takes up what the record says was going on when the supervisor ended.
     pub(super) async fn recover(&mut self) {
         match self.record.state.clone() {
             State::Created | State::Stopped { .. } => {}
-            State::Removing => {
+            State::Removing { .. } => {
                 if let Err(error) = self.finish_removal().await {
                     tracing::warn!(
                         container = self.record.id.short(),
@@ -41,8 +37,7 @@ impl Driver {
                 }
             }
         }
-        // Whoever was attached comes back now.
-        self.remove_if_asked(RETURN_GRACE);
+        self.remove_if_asked();
     }
 
     /// A start that was decided and never acknowledged: finished if its process runs, undone
@@ -52,14 +47,14 @@ impl Driver {
         let number = self.record.state.number();
         if let Ok(shim) = Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
             let state = shim.state().await;
-            if let Ok(state) = state {
-                if state.status() == wharf_proto::task::Status::Running {
-                    self.watch_exit(&shim, number);
-                    if self.commit_started(state.pid).await.is_ok() {
-                        self.shim.send_replace(Some(shim));
-                    }
-                    return;
+            if let Ok(state) = state
+                && state.status() == wharf_proto::task::Status::Running
+            {
+                self.watch_exit(&shim, number);
+                if self.commit_started(state.pid).await.is_ok() {
+                    self.shim.send_replace(Some(shim));
                 }
+                return;
             }
         }
         let end = bundle.exit_record().map_or_else(
