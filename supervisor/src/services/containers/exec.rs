@@ -94,14 +94,7 @@ impl Containers {
         let output = !request.detach;
         let stdin = request.stdin && output;
         shim.exec(&exec_id, json, request.tty, stdin, output).await.map_err(failed)?;
-        let started = async {
-            let pid = shim.start(&exec_id).await?;
-            if request.tty && request.window != Window::default() {
-                shim.resize(&exec_id, request.window.width, request.window.height).await?;
-            }
-            Ok(pid)
-        };
-        let pid = match started.await {
+        let pid = match shim.start(&exec_id).await {
             Ok(pid) => pid,
             Err(source) => {
                 forget(&shim, &exec_id).await;
@@ -263,7 +256,13 @@ async fn exec_process(record: &Arc<Record>, request: &ExecRequest) -> Result<Vec
         };
         let process = Process { args: request.args.clone(), env, cwd, identity };
         let spec = super::spec::Spec { tty: request.tty, ..record.spec.clone() };
-        Ok(oci::process_json(&spec, &process).to_string().into_bytes())
+        let mut json = oci::process_json(&spec, &process);
+        if request.tty && request.window != Window::default() {
+            // Before it runs: it may ask for the size first of all.
+            let Window { width, height } = request.window;
+            json["consoleSize"] = serde_json::json!({ "width": width, "height": height });
+        }
+        Ok(json.to_string().into_bytes())
     })
     .await
     .expect("the description does not panic")
