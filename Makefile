@@ -49,8 +49,6 @@ endif
 demo: root build
 	@tests/demo.sh $(BIN)
 
-# Without link-time optimisation: there are some thirty programs to link.
-test: export CARGO_PROFILE_RELEASE_LTO = off
 test: root deps build
 	WHARF_BIN_DIR=$(BIN) $(CARGO) test --release --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
