@@ -15,6 +15,10 @@ use crate::{
 impl Driver {
     /// Takes up what the record says was going on when the supervisor ended.
     pub(super) async fn recover(&mut self) {
+        // Its end was written down, and the supervisor died before it had cleaned up after it.
+        if !self.record.state.is_live() && self.bundle().exists() {
+            self.clean_up_shim().await;
+        }
         match self.record.state.clone() {
             State::Created | State::Stopped { .. } => {}
             State::Removing { .. } => {
