@@ -27,7 +27,7 @@ fn exec_once(world: &World, client: &mut Client, name: &str) {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: run with --ignored"]
 fn memory_of_fifty() {
     need_host!();
     let worlds: Vec<World> = (0..50).map(|_| World::new()).collect();
@@ -45,7 +45,7 @@ fn memory_of_fifty() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: run with --ignored"]
 fn execs() {
     need_host!();
     let world = World::new();
@@ -75,7 +75,7 @@ fn execs() {
 }
 
 #[test]
-#[ignore = "a measurement"]
+#[ignore = "a measurement: run with --ignored"]
 fn log_throughput() {
     need_host!();
     // Made once, then written over and over in large pieces: the writer is not what is measured.
