@@ -30,6 +30,7 @@ use crate::{
         shims::Launcher,
         snapshots::{Overlay, Snapshotter},
     },
+    faultpoint,
     ids::Namespace,
     services::{
         containers::{Containers, Defaults, Table, TableUsers, Tools},
@@ -93,8 +94,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
     }
     let _root = Lock::take(&config.root)?;
     let _state = Lock::take(&config.state)?;
+    faultpoint::reach("startup.locked").await;
     let services = assemble(&config)?;
+    faultpoint::reach("startup.assembled").await;
     let listener = Listener::bind(&config)?;
+    faultpoint::reach("startup.bound").await;
     tracing::info!(address = %config.address, pid = std::process::id(), "serving");
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ContainersServer<ContainersApi>>().await;
@@ -157,6 +161,7 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
     make_folder(&bundles)?;
     make_folder(&logs)?;
     let store = Store::open(&config.root.join("meta"))?;
+    faultpoint::reach_blocking("startup.store.opened");
     let events = Events::new(store.clone());
     let snapshots: Arc<dyn Snapshotter> =
         Arc::new(Overlay::open(&config.root, store.clone()).map_err(Error::Snapshots)?);
@@ -184,6 +189,7 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
     tokio::spawn(collect_orphans(images.clone(), orphans));
     let defaults = Defaults { network: config.default_network, stop_timeout: config.stop_timeout };
     let containers = Containers::load(tools, images.clone(), defaults)?;
+    faultpoint::reach_blocking("startup.containers.taken.up");
     if containers.set_aside() == 0 {
         images.sweep(&containers.ids()).map_err(Error::Images)?;
     }

@@ -8,6 +8,7 @@
 
 pub mod config;
 pub mod fault;
+pub mod faultpoint;
 pub mod ids;
 pub mod store;
 

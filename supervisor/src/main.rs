@@ -42,7 +42,7 @@ struct Flags {
     shim: Option<PathBuf>,
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let flags = Flags::parse();
     let overrides = Overrides {
         file: flags.config,

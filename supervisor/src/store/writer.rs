@@ -16,6 +16,7 @@ use super::{
     Error,
     record::{Appended, Durability, Op, Ops},
 };
+use crate::faultpoint;
 
 /// Commits taken together at most, so that the first does not wait for the hundredth.
 const MAX_GROUP: usize = 256;
@@ -93,11 +94,14 @@ impl Writer {
             ops.extend(request.ops.ops);
             waiting.push(request.done);
         }
+        faultpoint::reach_blocking("store.commit.begun");
         let appended = self.apply(ops)?;
+        faultpoint::reach_blocking("store.commit.applied");
         self.db.flush().map_err(Error::Read)?;
         if durability == Some(Durability::Power) {
             self.log.sync_data().map_err(|e| Error::folder("db".as_ref(), e))?;
         }
+        faultpoint::reach_blocking("store.commit.durable");
         self.observer.tell(&appended);
         for done in waiting {
             // The caller may have gone; the commit stands.

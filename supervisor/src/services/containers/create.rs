@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::Network,
     drivers::snapshots::{self, RootView},
+    faultpoint,
     ids::{ContainerId, ContainerName, Namespace},
     services::{
         events::{Event, now_unix_ns},
@@ -112,7 +113,9 @@ impl Containers {
             .with("name", &record.name)
             .with("image", &record.spec.image);
         self.tools.events.append(&mut ops, &event)?;
+        faultpoint::reach("create.checked").await;
         self.tools.store.commit(ops, Durability::Power).await?;
+        faultpoint::reach("create.committed").await;
         reservation.keep();
         Ok(Driver::spawn(&self.tools, record))
     }

@@ -25,7 +25,7 @@ use crate::{
         shims::{Launcher, Shim, ShimError},
         snapshots::Snapshotter,
     },
-    fault,
+    fault, faultpoint,
     ids::{ContainerName, Namespace},
     services::events::{Event, Events, now_unix_ns},
     store::{Durability, Ops, Store},
@@ -205,6 +205,7 @@ impl Driver {
         self.record.revision += 1;
         // The intent ends with the host, as does all that it leads to.
         self.commit(&[], Durability::Process).await?;
+        faultpoint::reach("start.intended").await;
         match self.launch(window).await {
             Ok((shim, pid)) => {
                 self.shim.send_replace(Some(shim));
@@ -232,16 +233,21 @@ impl Driver {
         let name = self.record.name.clone();
         let start = |source| Error::Start { name: name.clone(), source };
         let plan = launch::prepare(&self.tools, &self.record).await?;
+        let fault = |at: std::io::Result<()>| at.map_err(|e| fault_error(&name, e));
+        fault(faultpoint::step("start.prepared").await)?;
         let shim = self
             .tools
             .launcher
             .spawn(&plan.bundle, &self.record.namespace, &self.record.id)
             .await
             .map_err(start)?;
+        fault(faultpoint::step("start.shim.spawned").await)?;
         shim.create(plan.task(&self.tools, &self.record, window)).await.map_err(start)?;
+        fault(faultpoint::step("start.task.created").await)?;
         // Before the start, so that no exit is missed.
         self.watch_exit(&shim, self.record.state.number());
         let pid = shim.start("").await.map_err(start)?;
+        faultpoint::reach("start.executed").await;
         Ok((shim, pid))
     }
 
@@ -255,6 +261,7 @@ impl Driver {
         self.record.revision += 1;
         let event = self.event("container.start").with("pid", pid);
         self.commit(&[event], Durability::Power).await?;
+        faultpoint::reach("start.committed").await;
         tracing::info!(container = self.record.id.short(), pid, "started");
         Ok(())
     }
@@ -293,6 +300,7 @@ impl Driver {
                 return Err(self.wrong_state(verb, ""));
             }
         }
+        faultpoint::reach("kill.sent").await;
         let mut ops = Ops::new();
         let event = self.event("container.kill").with("signal", signal);
         self.tools.events.append(&mut ops, &event)?;
@@ -358,6 +366,7 @@ impl Driver {
         self.record.state = next.map_err(|_| self.wrong_state("remove", hint))?;
         self.record.revision += 1;
         self.commit(&[], Durability::Power).await?;
+        faultpoint::reach("delete.intended").await;
         self.finish_removal().await
     }
 
@@ -369,15 +378,20 @@ impl Driver {
         let files = self.tools.log_max_files;
         let name = self.record.name.clone();
         let undone = tokio::task::spawn_blocking(move || {
+            let fault = |at: std::io::Result<()>| at.map_err(|e| fault_error(&name, e));
+            fault(faultpoint::step_blocking("delete.bundle.removed"))?;
             launch::remove_logs(&log, files)?;
+            fault(faultpoint::step_blocking("delete.logs.removed"))?;
             snapshots.remove(&id).map_err(|source| Error::Snapshot { name, source })
         });
         undone.await.expect("removal does not panic")?;
+        faultpoint::reach("delete.snapshot.removed").await;
         let mut ops = Ops::new();
         ops.delete::<Record>(self.record.key());
         self.tools.events.append(&mut ops, &self.event("container.delete"))?;
         // Lost with the power, it is found as being removed, and removed again.
         self.tools.store.commit(ops, Durability::Process).await?;
+        faultpoint::reach("delete.committed").await;
         self.tools.table.remove(&self.record);
         self.view.send_modify(|view| view.gone = true);
         // One that finds no room is found when the next comes.
@@ -442,4 +456,9 @@ impl Driver {
     fn shim_error(&self, source: ShimError) -> Error {
         Error::Shim { name: self.record.name.clone(), source }
     }
+}
+
+/// What a fault point makes of a step.
+fn fault_error(name: &ContainerName, source: std::io::Error) -> Error {
+    Error::File { step: "work on", path: name.as_str().into(), source }
 }

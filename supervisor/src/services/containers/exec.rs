@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     drivers::{logs::cri::Stream, shims::Shim, snapshots::RootView},
-    fault,
+    fault, faultpoint,
     ids::{Namespace, random_hex},
     services::events::Event,
     store::{Durability, Ops},
@@ -94,6 +94,7 @@ impl Containers {
         let output = !request.detach;
         let stdin = request.stdin && output;
         shim.exec(&exec_id, json, request.tty, stdin, output).await.map_err(failed)?;
+        faultpoint::reach("exec.added").await;
         let pid = match shim.start(&exec_id).await {
             Ok(pid) => pid,
             Err(source) => {
@@ -101,7 +102,9 @@ impl Containers {
                 return Err(failed(source));
             }
         };
+        faultpoint::reach("exec.executed").await;
         self.tell(&record, "exec.start", &exec_id, |e| e.with("pid", pid)).await?;
+        faultpoint::reach("exec.told").await;
         watch_end(&self.tools, &record, &shim, &exec_id);
         Ok(ExecSession { shim, record, exec_id, pid, tty: request.tty })
     }
@@ -275,6 +278,7 @@ pub(super) fn watch_end(tools: &Arc<Tools>, record: &Arc<Record>, shim: &Shim, e
     // Ends with the exec or with the shim's connection, and KEEP_ENDED later.
     tokio::spawn(async move {
         let Ok(exit) = shim.wait_exit(&exec_id).await else { return };
+        faultpoint::reach("exec.exit.seen").await;
         let end = super::driver::end_of(&exit);
         let event = Event::now(&record.namespace, "exec.exit", record.id.as_str())
             .with("name", &record.name)
@@ -293,6 +297,7 @@ pub(super) fn watch_end(tools: &Arc<Tools>, record: &Arc<Record>, shim: &Shim, e
                 "end of exec is not in the journal"
             );
         }
+        faultpoint::reach("exec.exit.told").await;
         tokio::time::sleep(KEEP_ENDED).await;
         forget(&shim, &exec_id).await;
     });

@@ -17,6 +17,7 @@ use super::{Error, driver::Tools, oci, record::Record, spec::MountKind};
 use crate::{
     config::Network,
     drivers::shims::{Bundle, CreateTask},
+    faultpoint,
 };
 
 /// Largest file of the host that is copied into a bundle.
@@ -127,6 +128,11 @@ fn prepare_blocking(tools: &Tools, record: &Record) -> Result<Plan, Error> {
             options: mount.options,
         })
         .collect();
+    let fault = |at: std::io::Result<()>| {
+        let path = tools.bundles.clone();
+        at.map_err(|source| Error::File { step: "prepare", path, source })
+    };
+    fault(faultpoint::step_blocking("start.snapshot.prepared"))?;
     let bundle = Bundle::of(&tools.bundles, &record.id);
     let config = oci_config(tools, record).to_string();
     let files = identity_files(record);

@@ -20,6 +20,7 @@ use crate::{
         oci::{Manifest, Platform},
         snapshots::{LayerRecord, chain_ids},
     },
+    faultpoint,
     ids::Namespace,
     services::events::{Event, now_unix_ns},
     store::{Durability, Ops},
@@ -95,8 +96,11 @@ impl Images {
         let layers = self.bring_all(&wanted, &source, parallel, reporter).await?;
         let inner = Arc::clone(&self.inner);
         let chain: Vec<Wanted> = wanted.clone();
+        fault(faultpoint::step("image.layers.brought").await)?;
         let (layers, records) = blocking(move || settle(&inner, &chain, layers)).await?;
+        fault(faultpoint::step("image.settled").await)?;
         let image = self.commit(plan, &wanted, &records).await?;
+        faultpoint::reach("image.committed").await;
         for layer in layers {
             if let Layer::New(layer, _) = layer {
                 layer.keep();
@@ -196,6 +200,13 @@ impl Images {
         }
         Ok(())
     }
+}
+
+/// What a fault point makes of a step.
+pub(super) fn fault(at: std::io::Result<()>) -> Result<(), Error> {
+    at.map_err(|source| {
+        crate::drivers::content::Error::io("take in", "an image".as_ref(), source).into()
+    })
 }
 
 fn new_image(plan: &Plan, wanted: &[Wanted], records: &[LayerRecord]) -> Image {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{Error, Image, Images, blocking};
 use crate::{
     drivers::{content::Digest, snapshots::LayerRecord},
+    faultpoint,
     ids::ContainerId,
     store::{Durability, Ops},
 };
@@ -75,11 +76,14 @@ impl Images {
             // Records first: a folder without one is garbage, one without a folder would be a lie.
             self.inner.store.commit_blocking(ops, Durability::Power)?;
         }
+        faultpoint::reach_blocking("collect.records.deleted");
         for record in &garbage {
             self.inner.snapshots.remove_layer(record.number);
         }
+        faultpoint::reach_blocking("collect.layers.removed");
         let blobs = self.inner.content.retain(&needed.blobs)?;
         let layers = garbage.into_iter().map(|record| record.chain_id.clone()).collect();
+        faultpoint::reach_blocking("collect.blobs.removed");
         Ok(Collected { blobs, layers })
     }
 

@@ -12,15 +12,20 @@ use bytes::{Buf as _, Bytes};
 use tokio::sync::mpsc;
 
 use super::{
-    Error, Inner, blocking,
+    Error, Inner,
+    assemble::fault,
+    blocking,
     progress::{Meter, Reporter, Stage},
 };
-use crate::drivers::{
-    content::{ContentStore, Digest, Ingest},
-    oci::Descriptor,
-    registry::Session,
-    snapshots::{LayerRecord, NewLayer, Snapshotter},
-    unpack::{self, Limits, Target, Unpacked},
+use crate::{
+    drivers::{
+        content::{ContentStore, Digest, Ingest},
+        oci::Descriptor,
+        registry::Session,
+        snapshots::{LayerRecord, NewLayer, Snapshotter},
+        unpack::{self, Limits, Target, Unpacked},
+    },
+    faultpoint,
 };
 
 /// Pieces of a download between the connection and the unpacker.
@@ -167,7 +172,9 @@ fn receive(
     };
     match result {
         Ok(new) => {
+            fault(faultpoint::step_blocking("layer.blob.written"))?;
             tee.ingest.commit()?;
+            fault(faultpoint::step_blocking("layer.blob.named"))?;
             Ok(new)
         }
         Err(error) => Err(tee.explain(error)),
@@ -198,10 +205,12 @@ fn unpack_new(
     limits: &Limits,
 ) -> Result<(NewLayer, Unpacked), Error> {
     let layer = snapshots.begin_layer()?;
+    fault(faultpoint::step_blocking("layer.begun"))?;
     let trash = layer.trash();
     let target = Target { folder: layer.files(), trash: &trash };
     let unpacked = unpack::unpack(source, target, Some(&wanted.diff_id), limits)
         .map_err(|e| layer_error(&wanted.blob, e))?;
+    fault(faultpoint::step_blocking("layer.unpacked"))?;
     Ok((layer, unpacked))
 }
 
@@ -281,6 +290,7 @@ impl Read for Metered {
 pub(super) fn put(content: &ContentStore, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
     let mut ingest = content.ingest(Some(digest), Some(bytes.len() as u64))?;
     ingest.write(bytes)?;
+    fault(faultpoint::step_blocking("document.written"))?;
     ingest.commit()?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     drivers::oci::Reference,
+    faultpoint,
     ids::Namespace,
     services::events::Event,
     store::{Durability, Ops},
@@ -76,7 +77,9 @@ impl Images {
                     removed.deleted.push(image.id.to_string());
                 }
             }
+            faultpoint::reach("untag.checked").await;
             self.inner.store.commit(ops, Durability::Power).await?;
+            faultpoint::reach("untag.committed").await;
         }
         if !removed.deleted.is_empty() {
             let collected = self.collect().await?;

@@ -7,7 +7,7 @@ use wharf_proto::shim::ExitRecord;
 
 use super::{Command, Driver, Shim, ShimError, State};
 use crate::{
-    fault,
+    fault, faultpoint,
     services::{
         containers::machine::{self, End, EndReason},
         events::now_unix_ns,
@@ -28,9 +28,11 @@ impl Driver {
             // Of a start that failed and was cleaned up after.
             return;
         }
+        faultpoint::reach("exit.seen").await;
         match result {
             Ok(record) => {
                 self.commit_end(end_of(&record)).await;
+                faultpoint::reach("exit.committed").await;
                 self.clean_up_shim().await;
             }
             Err(error) => self.lost_connection(number, &error).await,
@@ -90,6 +92,7 @@ impl Driver {
         let ended = match shim {
             Ok(shim) => {
                 let deleted = shim.delete("").await;
+                faultpoint::reach("exit.task.deleted").await;
                 shim.shutdown().await.and(deleted)
             }
             Err(error) => Err(error),
@@ -108,7 +111,9 @@ impl Driver {
                 );
             }
         }
+        faultpoint::reach("exit.shim.ended").await;
         self.clean_bundle().await;
+        faultpoint::reach("exit.bundle.removed").await;
     }
 
     pub(super) async fn clean_bundle(&self) {
