@@ -12,24 +12,24 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 mod edge;
 mod error;
 mod flow;
 mod logic;
+pub mod spec;
 #[allow(unsafe_code)]
 mod sys;
 
 pub use edge::command_line;
 pub use error::{Error, ErrorKind, Failure};
-pub use oci_spec;
 
 use flow::cgroup::Cgroup;
 use flow::hooks::Subject;
 use flow::task::Frozen;
 use logic::seccomp::Filter;
+use spec::{LinuxResources, Process, Spec};
 use sys::channel::Channel;
 
 /// What [`create`] needs to know.

@@ -5,8 +5,8 @@ mod world;
 
 use std::os::unix::fs::symlink;
 
-use oci_spec::runtime::Process;
 use serde_json::json;
+use wharf_runtime::spec::Process;
 use wharf_runtime::{ErrorKind, Stdio};
 use world::{Check, Ended, World};
 

@@ -7,8 +7,8 @@ mod world;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use oci_spec::runtime::{LinuxResources, Process};
 use serde_json::json;
+use wharf_runtime::spec::{LinuxResources, Process};
 use wharf_runtime::{Error, ErrorKind, RootfsMount, Stdio, Task};
 use world::{Check, Ended, World};
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::LinuxResources;
+use crate::spec::LinuxResources;
 
 use super::args::{Flag, Parsed, switch, value};
 use super::container::{Container, Status};

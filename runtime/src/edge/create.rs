@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use oci_spec::runtime::{Process, Spec};
+use crate::spec::{Process, Spec};
 
 use super::args::Parsed;
 use super::commands::Context;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Process, Spec};
+use crate::spec::{Process, Spec};
 
 use super::args::Parsed;
 use super::commands::Context;
@@ -66,8 +66,7 @@ fn read_process(path: &str) -> Result<Process, CommandError> {
         path: path.to_owned(),
         source,
     })?;
-    super::store::parse_json(&bytes)
-        .map_err(|text| CommandError::Content { path: path.to_owned(), text })
+    Process::parse(&bytes).map_err(CommandError::Exec)
 }
 
 fn process_of_flags(spec: &Spec, flags: &Parsed) -> Result<Process, CommandError> {

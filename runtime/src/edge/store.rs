@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use crate::spec::Spec;
 use serde::{Deserialize, Serialize};
 
 use super::CommandError;
@@ -156,7 +156,7 @@ impl Store {
         if head.version != VERSION {
             return Err(bad(format!("is of version {}, not {VERSION}", head.version)));
         }
-        parse_json(&bytes).map_err(bad)
+        serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))
     }
 
     /// The spec as it was at create.
@@ -202,20 +202,5 @@ impl Store {
 /// A spec and its bytes.
 pub(crate) fn read_spec(path: &Path) -> Result<(Spec, Vec<u8>), CommandError> {
     let bytes = fs::read(path).map_err(file("read", path))?;
-    let spec = parse_json(&bytes)
-        .map_err(|text| CommandError::Content { path: path.display().to_string(), text })?;
-    Ok((spec, bytes))
-}
-
-/// Reads a document; the error begins with the path of the field.
-pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    // Keeping the path costs time that only a document with an error is worth.
-    if let Ok(value) = serde_json::from_slice(bytes) {
-        return Ok(value);
-    }
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader)
-        .map_err(|e| format!("{}: {}", e.path(), e.inner()))?;
-    reader.end().map_err(|e| e.to_string())?;
-    Ok(value)
+    Ok((Spec::parse(&bytes)?, bytes))
 }

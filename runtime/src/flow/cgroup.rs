@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::LinuxResources;
+use crate::spec::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Failure, Step};

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oci_spec::runtime::LinuxIdMapping;
+use crate::spec::LinuxIdMapping;
 
 use super::cgroup::{self, Cgroup};
 use super::hooks::{self, Subject};

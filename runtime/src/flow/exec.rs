@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use oci_spec::runtime::Process;
+use crate::spec::Process;
 
 use super::console::{self, Console};
 use super::create::{receive, until_exec};

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use oci_spec::runtime::{Hook, Hooks, Spec};
+use crate::spec::{Hook, Hooks, Spec};
 
 use crate::error::{Error, ErrorKind, Failure, Step};
 use crate::sys::process;

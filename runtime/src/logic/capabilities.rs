@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use oci_spec::runtime::{Capability, LinuxCapabilities};
+use crate::spec::{Capability, LinuxCapabilities};
 
 use crate::sys::cred::CapabilitySets;
 

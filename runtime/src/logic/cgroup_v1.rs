@@ -1,6 +1,6 @@
 //! Resources to the files of cgroup v1.
 
-use oci_spec::runtime::{
+use crate::spec::{
     LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, LinuxThrottleDevice,
 };
 

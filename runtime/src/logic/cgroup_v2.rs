@@ -1,6 +1,6 @@
 //! Resources to the files of cgroup v2.
 
-use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxRdma, LinuxResources};
+use crate::spec::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxRdma, LinuxResources};
 
 use super::cgroup_v1::{Write, pids_value};
 use crate::error::Error;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
+use crate::spec::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::error::Error;
 use crate::sys::path::{BLOCK_DEVICE, CHAR_DEVICE, FIFO};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use crate::spec::{LinuxNamespace, LinuxNamespaceType};
 
 use crate::error::Error;
 use crate::sys::process::ns;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxPersonalityDomain, LinuxResources, Mount, Spec};
+use crate::spec::{LinuxIdMapping, LinuxPersonalityDomain, LinuxResources, Mount, Spec};
 
 use super::devices::{self, Node, Rule};
 use super::mount_options::{MountOptions, ms, root_propagation};
@@ -132,10 +132,24 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// A version that this runtime knows whole: a later one may have properties that would be left out
+/// without a word.
 fn version(version: &str) -> Result<(), Error> {
-    match version.split('.').next() {
-        Some("1") => Ok(()),
-        _ => Err(refuse("ociVersion", format!("{version:?} is not a version 1 of the spec"))),
+    let numbers = |text: &str| {
+        let core = text.split(['-', '+']).next().unwrap_or("");
+        let all: Vec<u32> = core.split('.').map_while(|n| n.parse().ok()).collect();
+        let plain = core.split('.').all(|n| n == "0" || !n.starts_with('0'));
+        <[u32; 3]>::try_from(all).ok().filter(|_| plain && core.split('.').count() == 3)
+    };
+    let refuse = |reason: String| Err(refuse("ociVersion", reason));
+    match (numbers(version), numbers(crate::spec::VERSION)) {
+        (None, _) => refuse(format!("{version:?} is not a version, like 1.0.2")),
+        (Some([1, minor, _]), Some([_, newest, _])) if minor <= newest => Ok(()),
+        (Some([0, ..]), _) => refuse(format!("{version:?} is from before version 1 of the spec")),
+        (Some(_), _) => refuse(format!(
+            "{version:?} is newer than {}, the newest that is known",
+            crate::spec::VERSION
+        )),
     }
 }
 
@@ -288,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_spec_that_makes_no_sense_is_refused_with_the_fields_path() {
-        assert_eq!(field(r#"{"ociVersion":"2.0"}"#), "ociVersion");
+        assert_eq!(field(r#"{"ociVersion":"2.0.0"}"#), "ociVersion");
         assert_eq!(field(r#"{"ociVersion":"1.0.2"}"#), "process");
         assert_eq!(field(&format!(r#"{{"ociVersion":"1.0.2",{PROCESS}}}"#)), "linux");
         assert_eq!(with_linux(r#""maskedPaths":["x"]"#), "linux.maskedPaths[0]");

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
+use wharf_runtime::spec::Spec;
 use wharf_runtime::{CreateRequest, Created, Error, Rootfs, RootfsMount, Stdio, Task};
 
 pub(crate) type Check<T = ()> = Result<T, Box<dyn std::error::Error>>;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime as oci;
+use wharf_runtime::spec as oci;
 use wharf_runtime::{CreateRequest, Rootfs, RootfsMount};
 
 use super::Error;
@@ -170,7 +170,7 @@ pub(super) fn load_spec(bundle: &Path) -> Result<oci::Spec, Error> {
 }
 
 fn rootfs_path(bundle: &Path, spec: &oci::Spec) -> PathBuf {
-    let path = spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path().as_path());
+    let path = spec.root().as_ref().map_or(Path::new("rootfs"), |root| root.path());
     // An absolute one replaces the bundle.
     bundle.join(path)
 }

@@ -43,7 +43,7 @@ pub(crate) enum Error {
     #[error("window of {columns} by {rows} is too large")]
     Window { columns: u32, rows: u32 },
     #[error("read {path}")]
-    Spec { path: PathBuf, source: oci_spec::OciSpecError },
+    Spec { path: PathBuf, source: wharf_runtime::Error },
     #[error("{what} is not valid JSON")]
     Json { what: &'static str, source: serde_json::Error },
     #[error("{step}")]

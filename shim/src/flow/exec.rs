@@ -1,7 +1,5 @@
 //! `Exec`: one more process in the container. Added first, made at its `Start`.
 
-use oci_spec::runtime as oci;
-
 use super::Error;
 use super::create::not_started;
 use super::process::{Process, Waiting};
@@ -9,6 +7,7 @@ use super::shim::Shim;
 use super::stdio::{Names, Plan, To, Uris};
 use crate::logic::ids::{ExecId, TaskId};
 use crate::logic::process::Event;
+use wharf_runtime::spec as oci;
 
 /// Execs at a time, ended ones that nobody deleted among them.
 const MAX_EXECS: usize = 4096;
@@ -37,8 +36,8 @@ impl Shim {
         if self.processes.len() > MAX_EXECS {
             return Err(Error::TooMany { what: "execs in this task", limit: MAX_EXECS });
         }
-        let process: oci::Process = serde_json::from_slice(&request.process)
-            .map_err(|source| Error::Json { what: "process of the exec", source })?;
+        let process = oci::Process::parse(&request.process)
+            .map_err(|source| Error::Runtime { step: "read the exec's process", source })?;
         let window = process.console_size().and_then(|size| {
             Some((u16::try_from(size.width()).ok()?, u16::try_from(size.height()).ok()?))
         });

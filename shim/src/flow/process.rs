@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
-
-use oci_spec::runtime as oci;
+use wharf_runtime::spec as oci;
 
 use super::shim::Ticket;
 use super::stdio::{Ends, Plan, Uris};

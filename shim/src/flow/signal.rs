@@ -1,13 +1,12 @@
 //! What reaches into a running container: signals, freezing, limits, windows, input.
 
-use oci_spec::runtime as oci;
-
 use super::Error;
 use super::event::Event as Happening;
 use super::shim::{Shim, Ticket};
 use crate::logic::ids::{ProcessRef, TaskId};
 use crate::logic::process::{Event, State};
 use crate::sys::{pipes, process};
+use wharf_runtime::spec as oci;
 
 /// Highest signal of Linux.
 const MAX_SIGNAL: u32 = 64;
@@ -71,8 +70,8 @@ impl Shim {
 
     /// New limits, as OCI JSON.
     pub(crate) fn update(&mut self, id: &TaskId, resources: &[u8]) -> Result<(), Error> {
-        let resources: oci::LinuxResources = serde_json::from_slice(resources)
-            .map_err(|source| Error::Json { what: "resources", source })?;
+        let resources = oci::LinuxResources::parse(resources)
+            .map_err(|source| Error::Runtime { step: "read resources", source })?;
         self.change(Some(id), Event::Update, |task| {
             task.update(&resources)
                 .map_err(|source| Error::Runtime { step: "update limits", source })

@@ -1,6 +1,6 @@
 //! Conditions on a call's arguments: 64 bits each, of which BPF sees 32 at a time.
 
-use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator};
+use crate::spec::{LinuxSeccompArg, LinuxSeccompOperator};
 
 use super::{AND, JUMP_ABOVE, JUMP_EQUAL, JUMP_NOT_BELOW, LOAD, RETURN, op};
 

@@ -12,7 +12,7 @@
 mod arguments;
 mod table;
 
-use oci_spec::runtime::{
+use crate::spec::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
 };
 use serde::{Deserialize, Serialize};
