@@ -9,7 +9,8 @@ use wharf_proto::v1::{
     Container, ContainerFilter, ContainerSpec, CreateContainerRequest, DeleteContainerRequest,
     DeleteImageRequest, DeleteImageResponse, Exit, GetContainerRequest, GetContainerResponse,
     GetImageRequest, GetImageResponse, Image, InfoRequest, InfoResponse, KillContainerRequest,
-    ListContainersRequest, ListImagesRequest, ResizeRequest, RunContainerRequest,
+    ListContainersRequest, ListImagesRequest, PauseContainerRequest, Process, ProcessesRequest,
+    ResizeRequest, RestartContainerRequest, ResumeContainerRequest, RunContainerRequest,
     StartContainerRequest, StopContainerRequest, TagImageRequest, UpdateContainerRequest,
     VersionRequest, VersionResponse, WaitContainerRequest, WindowSize,
 };
@@ -136,6 +137,48 @@ impl Client {
     async fn own_stop_timeout(&self, container: &str) -> Result<Duration, Error> {
         let spec = self.container(container).await?.spec.unwrap_or_default();
         Ok(spec.stop_timeout.and_then(|own| own.try_into().ok()).unwrap_or(DEFAULT_STOP))
+    }
+
+    /// Stops a container, if it runs, and starts it. As [`Self::stop_container`] else.
+    pub async fn restart_container(
+        &self,
+        container: &str,
+        timeout: Option<Duration>,
+        signal: &str,
+    ) -> Result<Container, Error> {
+        let own = match timeout {
+            Some(timeout) => timeout,
+            None => self.own_stop_timeout(container).await?,
+        };
+        let request = RestartContainerRequest {
+            container: container.to_owned(),
+            timeout: timeout.and_then(|timeout| timeout.try_into().ok()),
+            signal: signal.to_owned(),
+        };
+        let deadline = own.saturating_add(SLOW);
+        let answer = self.unary("Restart", deadline, self.containers().restart(request)).await?;
+        some("Restart", "the container", answer.container)
+    }
+
+    /// Freezes a container; one that is frozen is as wanted.
+    pub async fn pause_container(&self, container: &str) -> Result<Container, Error> {
+        let request = PauseContainerRequest { container: container.to_owned() };
+        let answer = self.unary("Pause", QUICK, self.containers().pause(request)).await?;
+        some("Pause", "the container", answer.container)
+    }
+
+    /// Lets a frozen container go on; one that runs is as wanted.
+    pub async fn resume_container(&self, container: &str) -> Result<Container, Error> {
+        let request = ResumeContainerRequest { container: container.to_owned() };
+        let answer = self.unary("Resume", QUICK, self.containers().resume(request)).await?;
+        some("Resume", "the container", answer.container)
+    }
+
+    /// The processes of a running container, as the host sees them.
+    pub async fn processes(&self, container: &str) -> Result<Vec<Process>, Error> {
+        let request = ProcessesRequest { container: container.to_owned() };
+        let answer = self.unary("Processes", QUICK, self.containers().processes(request)).await?;
+        Ok(answer.processes)
     }
 
     /// Sends a signal, by name or number; empty is SIGKILL.

@@ -24,10 +24,12 @@ mod pull;
 mod run;
 mod save;
 mod spec;
+mod stats;
 mod stdio;
 mod system;
 mod template;
 mod terminal;
+mod top;
 
 use std::process::ExitCode;
 
@@ -114,6 +116,10 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         C::Stop(args) => lifecycle::stop(context, args).await,
         C::Restart(args) => lifecycle::restart(context, args).await,
         C::Kill(args) => lifecycle::kill(context, args).await,
+        C::Pause(args) => lifecycle::pause(context, args).await,
+        C::Unpause(args) => lifecycle::unpause(context, args).await,
+        C::Stats(args) => stats::stats(context, args).await,
+        C::Top(args) => top::top(context, args).await,
         C::Wait(args) => lifecycle::wait(context, args).await,
         C::Rm(args) => lifecycle::rm(context, args).await,
         C::Rename(args) => lifecycle::rename(context, args).await,

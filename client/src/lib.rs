@@ -33,7 +33,7 @@ pub use address::Address;
 pub use connection::{Client, Namespace, Service, Tls, connect, connect_tls};
 pub use error::{Details, Error, FieldError, Refusal, Resource, TransportFailure};
 pub use session::{Event as SessionEvent, Input, InputSender, Session};
-pub use streams::{EventStream, LogStream};
+pub use streams::{EventStream, LogStream, StatsStream};
 pub use transfer::{Export, Import, Pull, PullEvent};
 /// The messages of the API.
 pub use wharf_proto::{kind::Kind, v1};

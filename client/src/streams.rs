@@ -5,7 +5,10 @@
 use std::time::{Instant, SystemTime};
 
 use tonic::Streaming;
-use wharf_proto::v1::{Event, LogEntry, LogsRequest, LogsResponse, SubscribeRequest};
+use wharf_proto::v1::{
+    ContainerStats, Event, LogEntry, LogsRequest, LogsResponse, StatsRequest, StatsResponse,
+    SubscribeRequest,
+};
 
 use crate::{backoff::Backoff, connection::Client, error::Error};
 
@@ -39,6 +42,61 @@ impl Client {
         let mut backoff = self.backoff();
         backoff.opened(Instant::now());
         Ok(EventStream { client: self.clone(), request, stream: Some(stream), backoff })
+    }
+}
+
+impl Client {
+    /// What containers use, turn after turn. Follows over restarts of the supervisor.
+    ///
+    /// # Errors
+    /// As any call; a break while opening is not retried.
+    pub async fn stats(&self, request: StatsRequest) -> Result<StatsStream, Error> {
+        let open = self.containers().stats(request.clone()).await;
+        let stream = open.map_err(|status| self.error("Stats", status))?.into_inner();
+        let mut backoff = self.backoff();
+        backoff.opened(Instant::now());
+        Ok(StatsStream { client: self.clone(), request, stream: Some(stream), backoff })
+    }
+}
+
+/// What containers use, turn by turn.
+#[derive(Debug)]
+pub struct StatsStream {
+    client: Client,
+    request: StatsRequest,
+    stream: Option<Streaming<StatsResponse>>,
+    backoff: Backoff,
+}
+
+impl StatsStream {
+    /// The next turn; None at the end.
+    ///
+    /// # Errors
+    /// The server's refusal, or the last failure when patience is at an end.
+    pub async fn next(&mut self) -> Result<Option<Vec<ContainerStats>>, Error> {
+        loop {
+            let status = if let Some(stream) = &mut self.stream {
+                match stream.message().await {
+                    Ok(Some(answer)) => {
+                        self.backoff.reset();
+                        return Ok(Some(answer.stats));
+                    }
+                    Ok(None) => return Ok(None),
+                    Err(status) => status,
+                }
+            } else {
+                match self.client.containers().stats(self.request.clone()).await {
+                    Ok(stream) => {
+                        self.backoff.opened(Instant::now());
+                        self.stream = Some(stream.into_inner());
+                        continue;
+                    }
+                    Err(status) => status,
+                }
+            };
+            self.stream = None;
+            self.backoff.retry(self.client.error("Stats", status)).await?;
+        }
     }
 }
 

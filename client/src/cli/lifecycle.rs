@@ -1,4 +1,4 @@
-//! Verbs on containers that are there: stop, restart, kill, wait, rm, rename, update.
+//! Verbs on containers that are there: stop, restart, kill, pause, wait, rm, rename, update.
 
 use std::time::Duration;
 
@@ -100,6 +100,26 @@ pub(crate) struct KillArgs {
     containers: Vec<String>,
 }
 
+/// Freeze all processes of containers
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  wharf pause web")]
+pub(crate) struct PauseArgs {
+    /// Names, ids or unique beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+/// Let paused containers go on
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  wharf unpause web")]
+pub(crate) struct UnpauseArgs {
+    /// Names, ids or unique beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
 /// Wait until containers stop, and print their exit codes
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -188,8 +208,7 @@ pub(crate) async fn restart(context: &Context, args: RestartArgs) -> Result<u8> 
     let signal = args.signal.unwrap_or_default();
     let client = context.client().await?;
     each(context, &args.containers, async |name: &str| {
-        client.stop_container(name, time, &signal).await?;
-        client.start_container(name, None).await?;
+        client.restart_container(name, time, &signal).await?;
         Ok(name.to_owned())
     })
     .await
@@ -199,6 +218,24 @@ pub(crate) async fn kill(context: &Context, args: KillArgs) -> Result<u8> {
     let client = context.client().await?;
     each(context, &args.containers, async |name: &str| {
         client.kill_container(name, &args.signal).await?;
+        Ok(name.to_owned())
+    })
+    .await
+}
+
+pub(crate) async fn pause(context: &Context, args: PauseArgs) -> Result<u8> {
+    let client = context.client().await?;
+    each(context, &args.containers, async |name: &str| {
+        client.pause_container(name).await?;
+        Ok(name.to_owned())
+    })
+    .await
+}
+
+pub(crate) async fn unpause(context: &Context, args: UnpauseArgs) -> Result<u8> {
+    let client = context.client().await?;
+    each(context, &args.containers, async |name: &str| {
+        client.resume_container(name).await?;
         Ok(name.to_owned())
     })
     .await

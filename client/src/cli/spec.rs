@@ -151,6 +151,21 @@ pub(crate) struct ResourceArgs {
     /// Limit of processes and threads; -1 for none
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = "Limits")]
     pids_limit: Option<i64>,
+    /// What is left to it when the host is short of memory: 256m
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    memory_reservation: Option<String>,
+    /// Memory nodes: 0-1
+    #[arg(long, value_name = "LIST", help_heading = "Limits")]
+    cpuset_mems: Option<String>,
+    /// Microseconds of CPU time in each period, in place of --cpus; -1 for no limit
+    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true, help_heading = "Limits")]
+    cpu_quota: Option<i64>,
+    /// Length of that period
+    #[arg(long, value_name = "MICROSECONDS", help_heading = "Limits")]
+    cpu_period: Option<u64>,
+    /// Relative weight of block I/O, 10 to 1000
+    #[arg(long, value_name = "WEIGHT", help_heading = "Limits")]
+    blkio_weight: Option<u32>,
 }
 
 impl ResourceArgs {
@@ -159,6 +174,7 @@ impl ResourceArgs {
         let memory = self.memory.as_deref().map(size::bytes).transpose();
         let swap = self.memory_swap.as_deref().map(size::bytes_or_unlimited).transpose();
         let cpus = self.cpus.as_deref().map(size::nano_cpus).transpose();
+        let reserved = self.memory_reservation.as_deref().map(size::bytes).transpose();
         let resources = Resources {
             memory_bytes: memory.context("--memory")?,
             memory_swap_bytes: swap.context("--memory-swap")?,
@@ -166,6 +182,11 @@ impl ResourceArgs {
             cpu_shares: self.cpu_shares,
             cpuset_cpus: self.cpuset_cpus.clone(),
             pids_limit: self.pids_limit,
+            memory_reservation_bytes: reserved.context("--memory-reservation")?,
+            cpuset_mems: self.cpuset_mems.clone(),
+            cpu_quota: self.cpu_quota,
+            cpu_period: self.cpu_period,
+            blkio_weight: self.blkio_weight,
         };
         Ok(Some(resources).filter(|resources| *resources != Resources::default()))
     }

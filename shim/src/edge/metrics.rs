@@ -45,12 +45,53 @@ fn version_1(cgroup: &Cgroup) -> v1::Metrics {
             }),
         }),
         memory: Some(memory_1(cgroup)),
+        blkio: Some(v1::BlkIoStat { io_service_bytes_recursive: block_io_1(cgroup) }),
         memory_oom_control: Some(v1::MemoryOomControl {
             oom_kill_disable: out_of_memory("oom_kill_disable"),
             under_oom: out_of_memory("under_oom"),
             oom_kill: out_of_memory("oom_kill"),
         }),
     }
+}
+
+/// Lines of "MAJOR:MINOR OPERATION BYTES"; a total without a device at the end.
+fn block_io_1(cgroup: &Cgroup) -> Vec<v1::BlkIoEntry> {
+    let text = cgroup.text("blkio", "blkio.throttle.io_service_bytes_recursive");
+    let text = text.or_else(|| cgroup.text("blkio", "blkio.throttle.io_service_bytes"));
+    let entry = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (major, minor) = words.next()?.split_once(':')?;
+        let (op, value) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
+        let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
+        Some(v1::BlkIoEntry { op, device: String::new(), major, minor, value })
+    };
+    text.unwrap_or_default().lines().filter_map(entry).collect()
+}
+
+/// Lines of "MAJOR:MINOR rbytes=… wbytes=… rios=… wios=… …".
+fn block_io_2(cgroup: &Cgroup) -> Vec<v2::IoEntry> {
+    let text = cgroup.text("", "io.stat").unwrap_or_default();
+    let entry = |line: &str| {
+        let (device, rest) = line.split_once(' ')?;
+        let (major, minor) = device.split_once(':')?;
+        let mut entry = v2::IoEntry {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+            ..Default::default()
+        };
+        for (name, value) in rest.split_whitespace().filter_map(|word| word.split_once('=')) {
+            let value = value.parse().unwrap_or(0);
+            match name {
+                "rbytes" => entry.rbytes = value,
+                "wbytes" => entry.wbytes = value,
+                "rios" => entry.rios = value,
+                "wios" => entry.wios = value,
+                _ => {}
+            }
+        }
+        Some(entry)
+    };
+    text.lines().filter_map(entry).collect()
 }
 
 fn memory_1(cgroup: &Cgroup) -> v1::MemoryStat {
@@ -112,7 +153,7 @@ fn version_2(cgroup: &Cgroup) -> v2::Metrics {
             throttled_usec: cpu("throttled_usec"),
         }),
         memory: Some(memory_2(cgroup)),
-        io: None,
+        io: Some(v2::IoStat { usage: block_io_2(cgroup) }),
         memory_events: Some(v2::MemoryEvents {
             low: event("low"),
             high: event("high"),

@@ -46,10 +46,14 @@ impl Cgroup {
         std::fs::read_to_string(path).ok()?.trim().parse().ok()
     }
 
+    /// A file as it is; absent ones are `None`.
+    pub(crate) fn text(&self, controller: &str, file: &str) -> Option<String> {
+        std::fs::read_to_string(self.folder(controller)?.join(file)).ok()
+    }
+
     /// A file of names and numbers.
     pub(crate) fn table(&self, controller: &str, file: &str) -> BTreeMap<String, u64> {
-        let path = self.folder(controller).map(|folder| folder.join(file));
-        let text = path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+        let text = self.text(controller, file).unwrap_or_default();
         text.lines()
             .filter_map(|line| {
                 let (name, value) = line.split_once(' ')?;

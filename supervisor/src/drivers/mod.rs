@@ -2,8 +2,10 @@
 
 pub mod archive;
 pub mod content;
+pub mod host;
 pub mod logs;
 pub mod oci;
+pub mod processes;
 pub mod registry;
 pub mod shims;
 pub mod snapshots;

@@ -3,7 +3,10 @@
 use std::{fs, path::PathBuf, sync::Arc};
 
 use super::{containers::Containers, events::now_unix_ns, images::Images};
-use crate::config::{Config, Network};
+use crate::{
+    config::{Config, Network},
+    drivers::host::Host,
+};
 
 /// How the host's cgroups are mounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,14 +118,15 @@ impl System {
     #[must_use]
     pub fn info(&self) -> Info {
         let (containers, running) = self.containers.count();
+        let host = Host::read();
         Info {
             started_unix_ns: self.started_unix_ns,
             root: self.config.root.clone(),
             state: self.config.state.clone(),
             cgroups: Cgroups::of_host(),
             default_network: self.config.default_network,
-            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            memory_bytes: memory_bytes(),
+            cpus: usize::try_from(host.cpus).unwrap_or(1),
+            memory_bytes: host.memory_bytes,
             containers,
             running,
             images: self.images.count(),
@@ -133,16 +137,6 @@ impl System {
             shim: self.shim.clone(),
         }
     }
-}
-
-fn memory_bytes() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.trim().strip_suffix("kB"))
-        .and_then(|n| n.trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }
 
 /// What this host can't do, as far as containers would notice.

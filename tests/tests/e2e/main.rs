@@ -11,6 +11,8 @@ mod daemon;
 mod errors;
 mod events;
 mod exec;
+mod figures;
+mod freeze;
 mod harness;
 mod images;
 mod isolation;

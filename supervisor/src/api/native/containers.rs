@@ -8,7 +8,9 @@ use super::{
     list,
     status::from_fault,
     streams,
-    translate::{container, duration, exit, namespace, new_container, resources, signal, window},
+    translate::{
+        container, duration, exit, namespace, new_container, process, resources, signal, window,
+    },
 };
 use crate::services::containers::{Change, Containers, Error, spec::Signal};
 
@@ -166,6 +168,61 @@ impl containers_server::Containers for ContainersApi {
             .await
             .map_err(fault)?;
         Ok(Response::new(v1::WaitContainerResponse { exit: end.as_ref().map(exit) }))
+    }
+
+    async fn pause(
+        &self,
+        request: Request<v1::PauseContainerRequest>,
+    ) -> Answer<v1::PauseContainerResponse> {
+        let namespace = namespace(&request)?;
+        let name = request.into_inner().container;
+        let record = self.containers.pause(&namespace, &name).await.map_err(fault)?;
+        let container = Some(container(&self.containers, &record));
+        Ok(Response::new(v1::PauseContainerResponse { container }))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeContainerRequest>,
+    ) -> Answer<v1::ResumeContainerResponse> {
+        let namespace = namespace(&request)?;
+        let name = request.into_inner().container;
+        let record = self.containers.resume(&namespace, &name).await.map_err(fault)?;
+        let container = Some(container(&self.containers, &record));
+        Ok(Response::new(v1::ResumeContainerResponse { container }))
+    }
+
+    async fn restart(
+        &self,
+        request: Request<v1::RestartContainerRequest>,
+    ) -> Answer<v1::RestartContainerResponse> {
+        let namespace = namespace(&request)?;
+        let request = request.into_inner();
+        let timeout = request.timeout.map(|d| duration("timeout", d)).transpose().map_err(fault)?;
+        let signal = signal("signal", &request.signal).map_err(fault)?;
+        let name = &request.container;
+        let restarted = self.containers.restart(&namespace, name, signal, timeout).await;
+        let record = restarted.map_err(fault)?;
+        let container = Some(container(&self.containers, &record));
+        Ok(Response::new(v1::RestartContainerResponse { container }))
+    }
+
+    async fn processes(
+        &self,
+        request: Request<v1::ProcessesRequest>,
+    ) -> Answer<v1::ProcessesResponse> {
+        let namespace = namespace(&request)?;
+        let name = request.into_inner().container;
+        let found = self.containers.processes(&namespace, &name).await.map_err(fault)?;
+        let processes = found.into_iter().map(process).collect();
+        Ok(Response::new(v1::ProcessesResponse { processes }))
+    }
+
+    type StatsStream = ReceiverStream<Result<v1::StatsResponse, Status>>;
+
+    async fn stats(&self, request: Request<v1::StatsRequest>) -> Answer<Self::StatsStream> {
+        let namespace = namespace(&request)?;
+        streams::stats::serve(&self.containers, &namespace, &request.into_inner())
     }
 
     async fn resize(&self, request: Request<v1::ResizeRequest>) -> Answer<v1::ResizeResponse> {

@@ -12,7 +12,7 @@ use crate::{
     drivers::logs::{self, cri},
     ids::{ContainerName, Namespace},
     services::containers::{
-        Containers, Error, NewContainer, Window,
+        Containers, Error, NewContainer, TopEntry, Window,
         machine::{End, Run, State},
         record::Record,
         spec::{Mount, MountKind, Resources, Rlimit, Signal, Spec},
@@ -171,6 +171,30 @@ pub(super) fn resources(message: v1::Resources) -> Resources {
         cpu_shares: message.cpu_shares.filter(|n| *n != 0),
         cpuset_cpus: message.cpuset_cpus.filter(|s| !s.is_empty()),
         pids: message.pids_limit,
+        blkio_weight: message.blkio_weight.filter(|n| *n != 0),
+        cpuset_mems: message.cpuset_mems.filter(|s| !s.is_empty()),
+        memory_reservation: message.memory_reservation_bytes.filter(|n| *n != 0),
+        cpu_quota: message.cpu_quota.filter(|n| *n != 0),
+        cpu_period: message.cpu_period.filter(|n| *n != 0),
+    }
+}
+
+/// A process as the host sees it.
+pub(super) fn process(entry: TopEntry) -> v1::Process {
+    let seen = entry.seen;
+    v1::Process {
+        pid: seen.pid,
+        parent_pid: seen.parent_pid,
+        uid: seen.uid,
+        user: seen.user,
+        started_at: Some(timestamp(seen.started_unix_ns)),
+        cpu_time: seen.cpu_time.try_into().ok(),
+        tty: seen.tty,
+        state: seen.state.to_string(),
+        resident_bytes: seen.resident_bytes,
+        threads: seen.threads,
+        command: seen.command,
+        exec_id: entry.exec_id,
     }
 }
 
@@ -184,6 +208,7 @@ pub(super) fn state(state: &State) -> v1::ContainerState {
             v1::ContainerState::Stopped
         }
         State::Running(_) => v1::ContainerState::Running,
+        State::Paused(_) => v1::ContainerState::Paused,
         State::Unreachable(_) => v1::ContainerState::Unknown,
     }
 }
@@ -208,7 +233,9 @@ fn incarnation(state: &State) -> Option<v1::Incarnation> {
     };
     match state {
         State::Created | State::Starting { .. } | State::Removing { .. } => None,
-        State::Running(run) | State::Unreachable(run) => Some(of(run, run.pid, None)),
+        State::Running(run) | State::Paused(run) | State::Unreachable(run) => {
+            Some(of(run, run.pid, None))
+        }
         State::Stopped { run, end } => Some(of(run, 0, Some(end))),
     }
 }
@@ -256,6 +283,11 @@ fn spec(record: &Record) -> v1::ContainerSpec {
             cpu_shares: limits.cpu_shares,
             cpuset_cpus: limits.cpuset_cpus.clone(),
             pids_limit: limits.pids,
+            blkio_weight: limits.blkio_weight,
+            cpuset_mems: limits.cpuset_mems.clone(),
+            memory_reservation_bytes: limits.memory_reservation,
+            cpu_quota: limits.cpu_quota,
+            cpu_period: limits.cpu_period,
         }),
         network: spec.network.map(|n| n.to_string()).unwrap_or_default(),
         stop_signal: spec.stop_signal.map(|s| s.to_string()).unwrap_or_default(),

@@ -51,6 +51,9 @@ pub enum ShimError {
         /// 127: not found, 126: not executable.
         exit_code: u32,
     },
+    /// Figures in a form that is not known.
+    #[error("the shim tells figures as {0:?}, which is not known")]
+    Figures(String),
     /// A call has no answer, or a bad one.
     #[error(transparent)]
     Rpc(RpcError),
@@ -81,6 +84,7 @@ impl Fault for ShimError {
         match self {
             Self::Bundle { source, .. } | Self::Spawn { source, .. } => io_kind(source),
             Self::NoAddress { .. } => Kind::Internal,
+            Self::Figures(_) => Kind::Unsupported,
             Self::Silent { .. } => Kind::Deadline,
             Self::NotExecuted { .. } => Kind::Precondition,
             Self::Rpc(error) => error.kind(),
@@ -94,7 +98,7 @@ impl Fault for ShimError {
             Self::Silent { .. } => "SHIM_SILENT",
             Self::NotExecuted { exit_code: 126, .. } => "ENTRYPOINT_NOT_EXECUTABLE",
             Self::NotExecuted { .. } => "ENTRYPOINT_NOT_FOUND",
-            Self::Rpc(_) => "SHIM",
+            Self::Rpc(_) | Self::Figures(_) => "SHIM",
         }
     }
 }

@@ -11,6 +11,7 @@ mod bundle;
 mod error;
 mod launch;
 mod ttrpc;
+mod usage;
 
 use std::{path::Path, time::Duration};
 
@@ -18,7 +19,9 @@ pub use bundle::Bundle;
 pub use error::ShimError;
 pub use launch::Launcher;
 use prost::Message as _;
+pub use usage::Usage;
 use wharf_proto::{
+    containerd::runc::v1::ProcessDetails,
     shim::{
         CREATE_OPTIONS_TYPE_URL, CreateOptions, ExitRecord, InfoRequest, InfoResponse,
         ReadOutputRequest, ReadOutputResponse, SERVICE, STDIO_IN_SHIM, WaitExitRequest,
@@ -26,9 +29,10 @@ use wharf_proto::{
     },
     task::{
         CloseIoRequest, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
-        ExecProcessRequest, KillRequest, Mount, PROCESS_TYPE_URL, RESOURCES_TYPE_URL,
-        ResizePtyRequest, SERVICE_V3, ShutdownRequest, StartRequest, StartResponse, StateRequest,
-        StateResponse, UpdateTaskRequest,
+        ExecProcessRequest, KillRequest, Mount, PROCESS_TYPE_URL, PauseRequest, PidsRequest,
+        PidsResponse, RESOURCES_TYPE_URL, ResizePtyRequest, ResumeRequest, SERVICE_V3,
+        ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
+        StatsResponse, UpdateTaskRequest,
     },
 };
 
@@ -38,6 +42,8 @@ use ttrpc::Client;
 const LONG: Duration = Duration::from_secs(30);
 /// Bound on a call that only asks or signals.
 const SHORT: Duration = Duration::from_secs(5);
+/// Bound on a question for figures.
+const QUICK: Duration = Duration::from_secs(2);
 /// How long one question for output waits in the shim.
 const POLL: Duration = Duration::from_secs(20);
 
@@ -245,6 +251,48 @@ impl Shim {
             ReadOutputRequest { exec_id: exec_id.into(), offset, max_bytes: 0, release_below };
         let limit = Some(POLL + SHORT);
         Ok(self.client.call(SERVICE, "ReadOutput", &request, limit).await?)
+    }
+
+    /// Freezes the container.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn pause(&self) -> Result<(), ShimError> {
+        self.task("Pause", &PauseRequest { id: self.id.clone() }, SHORT).await
+    }
+
+    /// Lets the container go on.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn resume(&self) -> Result<(), ShimError> {
+        self.task("Resume", &ResumeRequest { id: self.id.clone() }, SHORT).await
+    }
+
+    /// What the container uses.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn usage(&self) -> Result<Usage, ShimError> {
+        let request = StatsRequest { id: self.id.clone() };
+        let answer: StatsResponse = self.task("Stats", &request, QUICK).await?;
+        let stats = answer.stats.unwrap_or_default();
+        Usage::of(&stats).ok_or(ShimError::Figures(stats.type_url))
+    }
+
+    /// The processes of the container on the host, each with the id of the exec that it is, if it
+    /// is one.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn pids(&self) -> Result<Vec<(u32, String)>, ShimError> {
+        let request = PidsRequest { id: self.id.clone() };
+        let answer: PidsResponse = self.task("Pids", &request, SHORT).await?;
+        let exec = |info: prost_types::Any| ProcessDetails::decode(info.value.as_slice()).ok();
+        let all = answer.processes.into_iter();
+        Ok(all
+            .map(|p| (p.pid, p.info.and_then(exec).map(|d| d.exec_id).unwrap_or_default()))
+            .collect())
     }
 
     /// Changes the limits of the running container; `resources` in OCI JSON.

@@ -337,6 +337,54 @@ pub(super) fn check_resources(field: &str, resources: &Resources) -> Result<(), 
     {
         return wrong("cpuset_cpus", format!("{cpus:?} is not a list like \"0-2,7\""));
     }
+    if let Some(nodes) = &resources.cpuset_mems
+        && !is_cpu_list(nodes)
+    {
+        return wrong("cpuset_mems", format!("{nodes:?} is not a list like \"0-1\""));
+    }
+    if let Some(weight) = resources.blkio_weight
+        && !(10..=1000).contains(&weight)
+    {
+        return wrong("blkio_weight", format!("{weight} is not from 10 to 1000"));
+    }
+    check_reservation(field, resources)?;
+    check_quota(field, resources)
+}
+
+fn check_reservation(field: &str, resources: &Resources) -> Result<(), Error> {
+    let Some(reserved) = resources.memory_reservation else { return Ok(()) };
+    let problem = if reserved < MIN_MEMORY_BYTES {
+        format!("{reserved} is below the least, {MIN_MEMORY_BYTES} (6 MiB)")
+    } else if resources.memory.is_some_and(|limit| limit < reserved) {
+        format!("{reserved} is above the limit, memory_bytes")
+    } else {
+        return Ok(());
+    };
+    Err(Error::field(format!("{field}.memory_reservation_bytes"), problem))
+}
+
+/// As the kernel bounds them (Documentation/scheduler/sched-bwc.rst).
+fn check_quota(field: &str, resources: &Resources) -> Result<(), Error> {
+    let wrong = |name: &str, problem: String| Err(Error::field(format!("{field}.{name}"), problem));
+    if let Some(period) = resources.cpu_period
+        && !(1_000..=1_000_000).contains(&period)
+    {
+        return wrong("cpu_period", format!("{period} is not from 1000 to 1000000"));
+    }
+    if let Some(quota) = resources.cpu_quota
+        && quota != -1
+        && quota < 1_000
+    {
+        return wrong("cpu_quota", format!("{quota} is neither -1 (none) nor at least 1000"));
+    }
+    if resources.nano_cpus.is_some()
+        && (resources.cpu_quota.is_some() || resources.cpu_period.is_some())
+    {
+        return wrong(
+            "nano_cpus",
+            "it can't be given together with cpu_quota or cpu_period".into(),
+        );
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! start that is under way waits in the queue.
 
 mod end;
+mod freeze;
 mod recover;
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
@@ -93,6 +94,23 @@ pub enum Command {
         /// Answered when it is sent.
         reply: Reply<()>,
     },
+    /// Freeze it.
+    Pause {
+        /// Answered when nothing of it runs.
+        reply: Reply<()>,
+    },
+    /// Let it go on.
+    Resume {
+        /// Answered when it runs.
+        reply: Reply<()>,
+    },
+    /// It is going to be started again when it has stopped: it must not remove itself.
+    Restarting {
+        /// Whether that is still so.
+        yes: bool,
+        /// Answered at once.
+        reply: Reply<()>,
+    },
     /// Change what may be changed.
     Update {
         /// To what.
@@ -134,6 +152,8 @@ pub(super) struct Driver {
     view: watch::Sender<View>,
     shim: watch::Sender<Option<Shim>>,
     attached: Arc<watch::Sender<usize>>,
+    /// Its next end is the first half of a restart.
+    restarting: bool,
     /// When it was taken up from the store; `None`: it was made by this supervisor.
     taken_up: Option<Instant>,
     inbox: mpsc::Receiver<Command>,
@@ -164,6 +184,7 @@ impl Driver {
             view,
             shim,
             attached: Arc::clone(&attached),
+            restarting: false,
             taken_up,
             inbox,
             own_queue: commands.downgrade(),
@@ -192,6 +213,15 @@ impl Driver {
         match command {
             Command::Start { window, reply } => drop(reply.send(self.start(window).await)),
             Command::Kill { signal, reply } => drop(reply.send(self.kill(signal).await)),
+            Command::Pause { reply } => drop(reply.send(self.pause().await)),
+            Command::Resume { reply } => drop(reply.send(self.resume().await)),
+            Command::Restarting { yes, reply } => {
+                self.restarting = yes;
+                drop(reply.send(Ok(())));
+                if !yes {
+                    self.remove_if_asked();
+                }
+            }
             Command::Update { change, reply } => drop(reply.send(self.update(*change).await)),
             Command::Remove { reply } => drop(reply.send(self.remove().await)),
             Command::Ended { number, result } => self.ended(number, *result).await,
@@ -201,6 +231,7 @@ impl Driver {
     async fn start(&mut self, window: Window) -> Result<(), Error> {
         let log_start = launch::prepare_log(&self.tools.log_path(&self.record))?;
         let next = self.next(machine::Event::Start { log_start }, "start")?;
+        self.restarting = false;
         self.record.state = next;
         self.record.revision += 1;
         // The intent ends with the host, as does all that it leads to.
@@ -283,7 +314,7 @@ impl Driver {
     async fn kill(&mut self, signal: Signal) -> Result<(), Error> {
         let verb = "kill";
         match &self.record.state {
-            State::Running(_) => {
+            State::Running(_) | State::Paused(_) => {
                 let shim = self.shim.borrow().clone();
                 let Some(shim) = shim else { return self.kill_orphan(signal).await };
                 match shim.kill("", signal.number()).await {

@@ -11,7 +11,8 @@ use wharf_proto::shim::{OutputChunk, output_chunk};
 use super::{
     Containers, Error, Tools, Window,
     create::identity_files,
-    machine::{End, State},
+    live,
+    machine::End,
     oci,
     process::{self, Process},
     record::Record,
@@ -120,7 +121,7 @@ impl Containers {
         exec_id: &str,
     ) -> Result<ExecSession, Error> {
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = running(&handle, "execute in")?;
+        let (record, shim) = live(&handle, "execute in")?;
         let state = shim.exec_state(exec_id).await.map_err(|_| Error::NoExec {
             container: record.name.clone(),
             exec_id: exec_id.into(),
@@ -240,7 +241,7 @@ async fn exec_process(record: &Arc<Record>, request: &ExecRequest) -> Result<Vec
         let identity = if request.user.is_empty() {
             base.identity.clone()
         } else {
-            let State::Running(run) = &record.state else {
+            let Some(run) = record.state.current() else {
                 return Err(Error::Removed(record.name.clone()));
             };
             let root = format!("/proc/{}/root", run.pid);

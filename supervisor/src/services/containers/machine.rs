@@ -9,6 +9,8 @@
 //!    │                Stopped      shim lost ▼ │                         │
 //!    │                              Unreachable ── exited ──▶ Stopped    │
 //!    └──────────────── remove ──▶ Removing ◀──────── remove ─────────────┘
+//!
+//! Running ── paused ──▶ Paused ── resumed ──▶ Running; a paused one may end, or lose its shim
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +93,8 @@ pub enum State {
     },
     /// Its process runs.
     Running(Run),
+    /// Its processes are frozen.
+    Paused(Run),
     /// It was seen running, and its shim does not answer.
     Unreachable(Run),
     /// Its process has ended.
@@ -126,6 +130,10 @@ pub enum Event {
     },
     /// Its process has ended, or never began.
     Ended(End),
+    /// Its processes were frozen.
+    Paused,
+    /// They go on.
+    Resumed,
     /// Its shim does not answer.
     ShimLost,
     /// Its shim answers again, or another took its place.
@@ -150,6 +158,7 @@ impl State {
             Self::Created => "created",
             Self::Starting { .. } => "starting",
             Self::Running(_) => "running",
+            Self::Paused(_) => "paused",
             Self::Unreachable(_) => "unknown",
             Self::Stopped { .. } => "stopped",
             Self::Removing { .. } => "being removed",
@@ -162,7 +171,10 @@ impl State {
         match self {
             Self::Created | Self::Removing { .. } => 0,
             Self::Starting { number, .. } => *number,
-            Self::Running(run) | Self::Unreachable(run) | Self::Stopped { run, .. } => run.number,
+            Self::Running(run)
+            | Self::Paused(run)
+            | Self::Unreachable(run)
+            | Self::Stopped { run, .. } => run.number,
         }
     }
 
@@ -172,7 +184,11 @@ impl State {
         match self {
             Self::Stopped { end, .. } => Some(end),
             Self::Removing { last } => last.as_ref(),
-            Self::Created | Self::Starting { .. } | Self::Running(_) | Self::Unreachable(_) => None,
+            Self::Created
+            | Self::Starting { .. }
+            | Self::Running(_)
+            | Self::Paused(_)
+            | Self::Unreachable(_) => None,
         }
     }
 
@@ -180,8 +196,22 @@ impl State {
     #[must_use]
     pub fn is_live(&self) -> bool {
         match self {
-            Self::Starting { .. } | Self::Running(_) | Self::Unreachable(_) => true,
+            Self::Starting { .. } | Self::Running(_) | Self::Paused(_) | Self::Unreachable(_) => {
+                true
+            }
             Self::Created | Self::Stopped { .. } | Self::Removing { .. } => false,
+        }
+    }
+
+    /// The start whose process is there, as far as is known.
+    #[must_use]
+    pub fn current(&self) -> Option<&Run> {
+        match self {
+            Self::Running(run) | Self::Paused(run) | Self::Unreachable(run) => Some(run),
+            Self::Created
+            | Self::Starting { .. }
+            | Self::Stopped { .. }
+            | Self::Removing { .. } => None,
         }
     }
 
@@ -214,10 +244,19 @@ impl State {
                 },
                 end,
             }),
-            (Self::Running(run) | Self::Unreachable(run), Event::Ended(end)) => {
-                Ok(Self::Stopped { run: run.clone(), end })
+            (
+                Self::Running(run) | Self::Paused(run) | Self::Unreachable(run),
+                Event::Ended(end),
+            ) => Ok(Self::Stopped { run: run.clone(), end }),
+            (Self::Running(run) | Self::Paused(run), Event::Paused) => {
+                Ok(Self::Paused(run.clone()))
             }
-            (Self::Running(run), Event::ShimLost) => Ok(Self::Unreachable(run.clone())),
+            (Self::Running(run) | Self::Paused(run), Event::Resumed) => {
+                Ok(Self::Running(run.clone()))
+            }
+            (Self::Running(run) | Self::Paused(run), Event::ShimLost) => {
+                Ok(Self::Unreachable(run.clone()))
+            }
             (Self::Unreachable(run), Event::ShimFound) => Ok(Self::Running(run.clone())),
             (Self::Created, Event::Remove) => Ok(Self::Removing { last: None }),
             (Self::Stopped { end, .. }, Event::Remove) => {
@@ -228,6 +267,7 @@ impl State {
                 Self::Created
                 | Self::Starting { .. }
                 | Self::Running(_)
+                | Self::Paused(_)
                 | Self::Unreachable(_)
                 | Self::Stopped { .. }
                 | Self::Removing { .. },
@@ -263,6 +303,7 @@ mod tests {
             State::Created,
             State::Starting { number: 3, log_start: "1:0".into() },
             State::Running(run()),
+            State::Paused(run()),
             State::Unreachable(run()),
             State::Stopped { run: run(), end: end() },
             State::Removing { last: Some(end()) },
@@ -274,6 +315,8 @@ mod tests {
             Event::Start { log_start: "1:0".into() },
             Event::Started { pid: 42, at_unix_ns: 5, boot_id: "b".into() },
             Event::Ended(end()),
+            Event::Paused,
+            Event::Resumed,
             Event::ShimLost,
             Event::ShimFound,
             Event::Remove,
@@ -284,13 +327,14 @@ mod tests {
     #[test]
     fn every_pair() {
         let table = [
-            // start       started    ended      lost       found      remove
-            ["starting", "-", "-", "-", "-", "being removed"], // created
-            ["-", "running", "stopped", "-", "-", "-"],        // starting
-            ["-", "-", "stopped", "unknown", "-", "-"],        // running
-            ["-", "-", "stopped", "-", "running", "-"],        // unreachable
-            ["starting", "-", "-", "-", "-", "being removed"], // stopped
-            ["-", "-", "-", "-", "-", "being removed"],        // removing
+            // start       started    ended      paused    resumed    lost       found      remove
+            ["starting", "-", "-", "-", "-", "-", "-", "being removed"], // created
+            ["-", "running", "stopped", "-", "-", "-", "-", "-"],        // starting
+            ["-", "-", "stopped", "paused", "running", "unknown", "-", "-"], // running
+            ["-", "-", "stopped", "paused", "running", "unknown", "-", "-"], // paused
+            ["-", "-", "stopped", "-", "-", "-", "running", "-"],        // unreachable
+            ["starting", "-", "-", "-", "-", "-", "-", "being removed"], // stopped
+            ["-", "-", "-", "-", "-", "-", "-", "being removed"],        // removing
         ];
         for (state, row) in states().iter().zip(table) {
             for (event, expected) in events().into_iter().zip(row) {
@@ -310,7 +354,7 @@ mod tests {
     proptest! {
         /// Whatever happens: numbers of starts only grow by one, and nothing live is removed.
         #[test]
-        fn sequences(picks in proptest::collection::vec(0usize..6, 0..60)) {
+        fn sequences(picks in proptest::collection::vec(0usize..8, 0..60)) {
             let mut state = State::Created;
             for pick in picks {
                 let event = events().swap_remove(pick);

@@ -10,6 +10,7 @@ mod create;
 mod driver;
 mod error;
 mod exec;
+mod freeze;
 mod launch;
 pub mod machine;
 mod names;
@@ -18,7 +19,9 @@ mod output;
 pub mod process;
 pub mod record;
 pub mod spec;
+mod stats;
 mod table;
+mod top;
 pub mod user;
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
@@ -29,8 +32,10 @@ pub use error::Error;
 pub use exec::{ExecOutput, ExecRequest, ExecSession};
 pub use launch::Window;
 pub use output::{Feed, Follow, From, NextStart, Piece};
+pub use stats::{Sample, Sampler};
 pub use table::{Attachment, Table, View};
 use tokio::sync::oneshot;
+pub use top::TopEntry;
 
 use crate::{
     config::Network,
@@ -205,6 +210,13 @@ impl Containers {
                 Err(Error::State { .. } | Error::Removed(_)) => {}
                 Err(error) => return Err(error),
             }
+            if matches!(handle.record().state, State::Paused(_)) {
+                // A frozen process does not see its signal.
+                match ask(handle, |reply| Command::Resume { reply }).await {
+                    Ok(()) | Err(Error::State { .. } | Error::Removed(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
             if wait_end(handle, number, timeout).await {
                 return Ok(());
             }
@@ -307,7 +319,7 @@ impl Containers {
         window: Window,
     ) -> Result<(), Error> {
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = running(&handle, "resize the terminal of")?;
+        let (record, shim) = live(&handle, "resize the terminal of")?;
         shim.resize(exec_id, window.width, window.height)
             .await
             .map_err(|source| Error::Shim { name: record.name.clone(), source })
@@ -324,7 +336,7 @@ impl Containers {
         data: Vec<u8>,
     ) -> Result<(), Error> {
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = running(&handle, "write to")?;
+        let (record, shim) = live(&handle, "write to")?;
         let written = shim.write_stdin("", data).await;
         written.map_err(|source| Error::Shim { name: record.name.clone(), source })
     }
@@ -335,7 +347,7 @@ impl Containers {
     /// As `write_stdin`.
     pub async fn close_stdin(&self, namespace: &Namespace, container: &str) -> Result<(), Error> {
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = running(&handle, "close the stdin of")?;
+        let (record, shim) = live(&handle, "close the stdin of")?;
         let closed = shim.close_stdin("").await;
         closed.map_err(|source| Error::Shim { name: record.name.clone(), source })
     }
@@ -395,6 +407,19 @@ fn running(
         (state, _) => {
             Err(Error::State { verb, name: record.name.clone(), state: state.name(), hint: "" })
         }
+    }
+}
+
+/// The record and the shim of a container that runs, or is frozen.
+fn live(
+    handle: &Handle,
+    verb: &'static str,
+) -> Result<(Arc<Record>, crate::drivers::shims::Shim), Error> {
+    let record = handle.record();
+    let shim = handle.shim.borrow().clone();
+    match (&record.state, shim) {
+        (State::Paused(_), Some(shim)) => Ok((record, shim)),
+        _ => running(handle, verb),
     }
 }
 

@@ -167,15 +167,28 @@ pub fn process_json(spec: &Spec, process: &Process) -> Value {
 /// Limits as OCI has them.
 #[must_use]
 pub fn resources(resources: &Resources) -> Value {
-    let quota = resources.nano_cpus.map(|nano| nano.saturating_mul(CPU_PERIOD_US) / 1_000_000_000);
+    let of_nano = |nano: i64| nano.saturating_mul(CPU_PERIOD_US) / 1_000_000_000;
+    let quota = resources.nano_cpus.map(of_nano).or(resources.cpu_quota);
+    let own_period = resources.cpu_period.and_then(|period| i64::try_from(period).ok());
+    let period = match resources.nano_cpus {
+        Some(_) => Some(CPU_PERIOD_US),
+        None => own_period.or(quota.map(|_| CPU_PERIOD_US)),
+    };
+    let weight = resources.blkio_weight;
     json!({
-        "memory": { "limit": resources.memory, "swap": resources.memory_swap },
+        "memory": {
+            "limit": resources.memory,
+            "swap": resources.memory_swap,
+            "reservation": resources.memory_reservation,
+        },
         "cpu": {
             "shares": resources.cpu_shares,
             "quota": quota,
-            "period": quota.map(|_| CPU_PERIOD_US),
+            "period": period,
             "cpus": resources.cpuset_cpus,
+            "mems": resources.cpuset_mems,
         },
+        "blockIO": weight.map(|weight| json!({ "weight": weight })),
         "pids": { "limit": resources.pids.map(|p| if p <= 0 { -1 } else { p }) },
     })
     .without_nulls()

@@ -216,9 +216,10 @@ fn log_start(record: &Record) -> Option<&str> {
     match &record.state {
         State::Created | State::Removing { .. } => None,
         State::Starting { log_start, .. } => Some(log_start),
-        State::Running(run) | State::Unreachable(run) | State::Stopped { run, .. } => {
-            Some(&run.log_start)
-        }
+        State::Running(run)
+        | State::Paused(run)
+        | State::Unreachable(run)
+        | State::Stopped { run, .. } => Some(&run.log_start),
     }
 }
 

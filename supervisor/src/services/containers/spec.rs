@@ -103,16 +103,33 @@ pub struct Resources {
     pub cpuset_cpus: Option<String>,
     /// Processes and threads.
     pub pids: Option<i64>,
+    /// 10 to 1000.
+    pub blkio_weight: Option<u32>,
+    /// A list of memory nodes.
+    pub cpuset_mems: Option<String>,
+    /// Bytes that are left to it when the host is short.
+    pub memory_reservation: Option<i64>,
+    /// Microseconds a period; instead of `nano_cpus`.
+    pub cpu_quota: Option<i64>,
+    /// Microseconds.
+    pub cpu_period: Option<u64>,
 }
 
 impl Resources {
     /// These limits with those of `other` that are set.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
+        // Both say how much CPU time: the one that is said last counts.
+        let (quota_first, nano_first) = (other.nano_cpus.is_none(), other.cpu_quota.is_none());
         Self {
             memory: other.memory.or(self.memory),
             memory_swap: other.memory_swap.or(self.memory_swap),
-            nano_cpus: other.nano_cpus.or(self.nano_cpus),
+            nano_cpus: other.nano_cpus.or(self.nano_cpus.filter(|_| nano_first)),
+            cpu_quota: other.cpu_quota.or(self.cpu_quota.filter(|_| quota_first)),
+            cpu_period: other.cpu_period.or(self.cpu_period.filter(|_| quota_first)),
+            blkio_weight: other.blkio_weight.or(self.blkio_weight),
+            cpuset_mems: other.cpuset_mems.clone().or_else(|| self.cpuset_mems.clone()),
+            memory_reservation: other.memory_reservation.or(self.memory_reservation),
             cpu_shares: other.cpu_shares.or(self.cpu_shares),
             cpuset_cpus: other.cpuset_cpus.clone().or_else(|| self.cpuset_cpus.clone()),
             pids: other.pids.or(self.pids),

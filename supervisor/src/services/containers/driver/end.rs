@@ -22,8 +22,7 @@ const RETURN_GRACE: Duration = Duration::from_secs(5);
 
 impl Driver {
     pub(super) async fn ended(&mut self, number: u64, result: Result<ExitRecord, ShimError>) {
-        let current = matches!(&self.record.state, State::Running(run) | State::Unreachable(run)
-            if run.number == number);
+        let current = self.record.state.current().is_some_and(|run| run.number == number);
         if !current {
             // Of a start that failed and was cleaned up after.
             return;
@@ -44,7 +43,7 @@ impl Driver {
     /// once those who are attached have read everything.
     pub(super) fn remove_if_asked(&self) {
         let stopped = matches!(self.record.state, State::Stopped { .. });
-        if !stopped || !self.record.spec.auto_remove {
+        if !stopped || !self.record.spec.auto_remove || self.restarting {
             return;
         }
         // Whoever was attached to the supervisor before this one comes back within that time.

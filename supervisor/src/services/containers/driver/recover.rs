@@ -31,7 +31,7 @@ impl Driver {
                 }
             }
             State::Starting { .. } => self.recover_start().await,
-            State::Running(run) | State::Unreachable(run) => {
+            State::Running(run) | State::Paused(run) | State::Unreachable(run) => {
                 if run.boot_id == self.tools.boot_id {
                     self.reconnect(run.number).await;
                 } else {
@@ -76,8 +76,9 @@ impl Driver {
             Ok(shim) => {
                 self.watch_exit(&shim, number);
                 self.watch_execs(&shim);
-                self.shim.send_replace(Some(shim));
                 self.change_state(machine::Event::ShimFound, &[], Durability::Process).await;
+                self.observe_frozen(&shim).await;
+                self.shim.send_replace(Some(shim));
             }
             Err(error) => self.shim_gone(&error).await,
         }
