@@ -114,6 +114,7 @@ impl Containers for Fake {
     type ExecStream = Answers<ExecResponse>;
     type AttachStream = Answers<AttachResponse>;
     type LogsStream = Answers<LogsResponse>;
+    type StatsStream = Answers<StatsResponse>;
 
     async fn exec(
         &self,
@@ -212,6 +213,11 @@ impl Containers for Fake {
         list(ListContainersRequest) -> ListContainersResponse;
         update(UpdateContainerRequest) -> UpdateContainerResponse;
         delete(DeleteContainerRequest) -> DeleteContainerResponse;
+        pause(PauseContainerRequest) -> PauseContainerResponse;
+        resume(ResumeContainerRequest) -> ResumeContainerResponse;
+        restart(RestartContainerRequest) -> RestartContainerResponse;
+        processes(ProcessesRequest) -> ProcessesResponse;
+        stats(StatsRequest) -> Answers<StatsResponse>;
         start(StartContainerRequest) -> StartContainerResponse;
         stop(StopContainerRequest) -> StopContainerResponse;
         kill(KillContainerRequest) -> KillContainerResponse;
