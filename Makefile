@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test bench lint deps root clean-host
+.PHONY: help build demo test test-vm bench lint deps root clean-host
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -29,6 +29,7 @@ endif
 help:
 	@echo 'make demo    build, then see a container outlive its supervisor (root, no network)'
 	@echo 'make test    all tests, with real containers (root)'
+	@echo 'make test-vm the runtime on pure cgroup v2, in a virtual machine (no KVM needed)'
 	@echo 'make build   wharfd, wharf-shim, wharf-runtime and wharf, in $(BIN)'
 	@echo 'make bench   Wharf and Debian'\''s containerd with runc, side by side (root)'
 	@echo 'make lint    formatting and clippy'
@@ -51,6 +52,12 @@ demo: root build
 
 test: root deps build
 	WHARF_BIN_DIR=$(BIN) $(CARGO) test --release --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
+
+# The runtime's and the shim's tests once more, where there is nothing but cgroup v2: a virtual
+# machine with Debian's kernel. VM_ARGS=--sample for the short form, or words of tests' names.
+test-vm:
+	@tests/deps.sh qemu-system-x86_64:qemu-system-x86 busybox-static depmod:kmod ps:procps
+	@tests/vm/conformance.sh $(VM_ARGS)
 
 bench: root build
 	@WHARF_BIN_DIR=$(BIN) $(BIN)/wharf-bench $(BENCH_ARGS)

@@ -1,12 +1,14 @@
 #!/bin/bash
 # Installs Debian's packages that are missing, where there is apt-get and a network; else says which
-# are missing and goes on: a test without its tool skips and says so.
+# are missing and goes on: a test without its tool skips and says so. PROGRAM:PACKAGE where the two
+# have different names.
 set -euo pipefail
 
 missing=()
 for package in "$@"; do
     case $package in
         busybox-static) [ -x /bin/busybox ] || [ -x /usr/bin/busybox ] || missing+=("$package") ;;
+        *:*) command -v "${package%%:*}" >/dev/null || [ -x "/usr/sbin/${package%%:*}" ] || missing+=("${package#*:}") ;;
         *) command -v "$package" >/dev/null || [ -x "/usr/sbin/$package" ] || missing+=("$package") ;;
     esac
 done

@@ -80,6 +80,17 @@ impl Failure {
     }
 }
 
+/// The kernel's reason in the words that Go's programs, and those that read them, have for it.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut letters = text.chars();
+    match (error.raw_os_error(), letters.next()) {
+        (Some(_), Some(first)) => first.to_lowercase().chain(letters).collect(),
+        _ => text.to_owned(),
+    }
+}
+
 /// Says what was being done when a call failed.
 pub(crate) trait Step<T> {
     fn step<S: Into<String>>(self, step: impl FnOnce() -> S) -> Result<T, Failure>;
@@ -91,7 +102,7 @@ impl<T> Step<T> for io::Result<T> {
             kind: ErrorKind::of(&error),
             step: step().into(),
             errno: error.raw_os_error().unwrap_or(0),
-            text: error.to_string(),
+            text: reason(&error),
             exit_code: 1,
         })
     }

@@ -215,7 +215,7 @@ impl Task {
             let text = "the container is paused";
             return Err(Failure::new(ErrorKind::Precondition, "exec", text).into());
         }
-        flow::exec::exec(self, process, &stdio, 0)
+        flow::exec::exec(self, process, &stdio, &flow::exec::ExecOptions::default())
     }
 
     /// Signals the init.
@@ -275,7 +275,7 @@ impl Task {
     /// # Errors
     /// The field that makes no sense, or the value that the kernel refused.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
-        self.cgroup.apply(resources)
+        self.cgroup.update(resources)
     }
 
     /// How many processes the kernel has killed in this container for want of memory.

@@ -135,7 +135,7 @@ fn start_says_why_execve_failed() -> Check {
     r.world.args(&["/bad"]);
     r.save()?;
     r.create("c")?;
-    r.world.has(&r.bad(&["start", "c"])?.1, "No such file")?;
+    r.world.has(&r.bad(&["start", "c"])?.1, "no such file")?;
     r.good(&["delete", "--force", "c"]).map(drop)
 }
 
@@ -359,7 +359,8 @@ fn an_ordinary_user_runs_containers() -> Check {
     spec["process"]["args"] = json!(["sh", "-c", "id -u; echo $$; exit 3"]);
     std::fs::write(&path, spec.to_string())?;
     let out = call(&["run", "c"])?;
-    r.world.same("errors", &*String::from_utf8_lossy(&out.stderr), "")?;
+    // It may make no cgroup, which is said.
+    r.world.has(&String::from_utf8_lossy(&out.stderr), "no permission to make cgroups")?;
     r.world.same("output", &*String::from_utf8_lossy(&out.stdout), "0\n1\n")?;
     r.world.same("code", out.status.code(), Some(3))
 }

@@ -96,13 +96,14 @@ fn overlay_root_is_seen_by_nobody_else() -> Check {
 
 fn many_layers() -> Check {
     let mut w = World::new()?;
-    w.sh("cat /layer-119");
-    let parts = w.overlay(120)?;
+    w.sh("cat /layer-79");
+    // Relative to their folder they fit into a page, for kernels before 6.7.
+    let parts = w.overlay(80)?;
     let long: usize = parts[0].options.iter().map(String::len).sum();
     w.same("longer than a page", long > 4096, true)?;
     let (out, ended) = w.run_with(Some(&parts))?;
     w.same("end", ended, Ended::Code(0))?;
-    w.same("output", out.as_str(), "119")
+    w.same("output", out.as_str(), "79")
 }
 
 fn mounts_devices_and_masks() -> Check {

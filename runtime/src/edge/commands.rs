@@ -1,21 +1,23 @@
 //! The commands, and the words that lead to them.
 
-use std::io::Read;
+use std::io::ErrorKind as IoKind;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::spec::LinuxResources;
+use crate::spec::LinuxNamespaceType;
 
-use super::args::{Flag, Parsed, switch, value};
+use super::args::{Order, Parsed};
 use super::container::{Container, Status};
-use super::flags::{CREATE, EXEC, GLOBAL, UPDATE, USAGE};
+use super::flags::{self, GLOBAL};
 use super::log::Log;
 use super::report::{self, Form};
 use super::store::Store;
-use super::{CommandError, create, exec, signals};
+use super::{CommandError, checkpoint, create, events, exec, restore, signals, update};
 use crate::error::{ErrorKind, Step};
+use crate::flow::cgroup::Manager;
 use crate::flow::hooks::Subject;
+use crate::flow::task::Frozen;
 
 /// Runs one command; gives the process' exit code.
 #[must_use]
@@ -25,8 +27,14 @@ pub fn command_line(args: &[String]) -> i32 {
         Ok(code) => code,
         Err(error) => {
             log.debug(&format!("kind {:?}", error.kind()));
-            log.error(&error.to_string());
-            error.code()
+            match error.of_program() {
+                // As a shell says it: this is the user's mistake, not the runtime's.
+                true if log.file.is_none() => log.plain(&error.to_string()),
+                _ => log.error(&error.to_string()),
+            }
+            // runc's own code for whatever went wrong with an exec.
+            let is_exec = args.iter().any(|arg| arg == "exec") && log.command == "exec";
+            if is_exec { 255 } else { error.code() }
         }
     }
 }
@@ -35,92 +43,161 @@ pub fn command_line(args: &[String]) -> i32 {
 pub(crate) struct Context<'a> {
     pub(crate) store: Store,
     pub(crate) log: &'a Log,
+    pub(crate) manager: Manager,
+    /// `--rootless`, if it was said.
+    pub(crate) rootless: Option<bool>,
+    pub(crate) criu: PathBuf,
 }
 
 fn dispatch(args: &[String], log: &mut Log) -> Result<i32, CommandError> {
-    let global = Parsed::parse(&GLOBAL, args)?;
-    log.file = global.get("log").filter(|path| !path.is_empty()).map(PathBuf::from);
-    log.json = global.get("log-format") == Some("json");
+    let global = Parsed::parse(GLOBAL, Order::FlagsFirst, args)?;
+    log.file = global.text("log").map(PathBuf::from);
+    log.json = match global.text("log-format") {
+        None | Some("text") => false,
+        Some("json") => true,
+        Some(other) => {
+            return Err(CommandError::Usage(format!("invalid log-format: {other:?}")));
+        }
+    };
     log.debug = global.has("debug");
     if global.has("version") {
-        report::print(&format!("wharf-runtime version {}\nspec: 1.2.0", env!("CARGO_PKG_VERSION")));
+        report::version();
         return Ok(0);
     }
-    let Some((command, rest)) = global.operands.split_first().filter(|_| !global.has("help"))
-    else {
-        report::print(USAGE);
+    let Some((command, rest)) = global.operands.split_first() else {
+        report::print(&flags::usage());
         return Ok(0);
     };
-    let root = global.get("root").map_or_else(default_root, PathBuf::from);
-    let context = Context { store: Store::new(root), log };
-    let one = |flags: &[Flag]| Parsed::parse(flags, rest);
-    if global.has("systemd-cgroup") && ["create", "run"].contains(&command.as_str()) {
-        let text = "--systemd-cgroup: this runtime writes cgroups itself";
-        return Err(CommandError::Usage(text.to_owned()));
+    log.command = command.clone();
+    if command == "help" || command == "h" || global.has("help") {
+        return help(rest.first().filter(|_| !global.has("help")).map(String::as_str));
     }
-    if ["create", "run", "exec"].contains(&command.as_str()) {
+    let Some(verb) = flags::verb(command) else {
+        let text = format!("No help topic for '{command}'");
+        return Err(CommandError::Usage(text));
+    };
+    // Before its own flags are read: some need a value.
+    let own = rest.iter().take_while(|arg| arg.starts_with('-') && *arg != "--");
+    if own.clone().any(|arg| matches!(arg.as_str(), "-h" | "--help" | "-help")) {
+        return help(Some(command));
+    }
+    let flags = Parsed::parse(verb.flags, verb.order, rest)?;
+    let count = flags.operands.len();
+    if count < verb.count.0 || count > verb.count.1 {
+        let name = flags::program();
+        let wanted = match verb.count {
+            (least, most) if least == most => format!("exactly {least} argument(s)"),
+            (least, _) if count < least => format!("a minimum of {least} argument(s)"),
+            (_, most) => format!("a maximum of {most} argument(s)"),
+        };
+        return Err(CommandError::Usage(format!("{name}: {command:?} requires {wanted}")));
+    }
+    let context = Context {
+        store: Store::new(global.text("root").map(PathBuf::from)),
+        log,
+        manager: if global.has("systemd-cgroup") { Manager::Systemd } else { Manager::Files },
+        rootless: match global.text("rootless") {
+            None | Some("auto") => None,
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            Some(other) => {
+                return Err(CommandError::Usage(format!("invalid rootless: {other:?}")));
+            }
+        },
+        criu: PathBuf::from(global.text("criu").unwrap_or("criu")),
+    };
+    if ["create", "run", "exec", "restore"].contains(&verb.name) {
         // Before a process of ours enters a container, which could write to its program.
         crate::run_sealed()?;
+        log.debug("runs from a place that no container can write to");
     }
-    match command.as_str() {
-        "create" => create::create(&context, &one(&CREATE)?),
-        "run" => create::foreground(&context, &one(&CREATE)?),
-        "start" => create::start(&context, one(&[])?.id()?),
+    let id = || flags.id();
+    match verb.name {
+        "create" => create::create(&context, &flags),
+        "run" => create::foreground(&context, &flags),
+        "start" => create::start(&context, id()?),
         "state" => {
-            report::state(&Container::load(&context.store, one(&[])?.id()?)?);
+            report::state(&Container::load(&context.store, id()?)?);
             Ok(0)
         }
-        "kill" => kill(&context, &one(&[switch(&["all", "a"])])?),
-        "delete" => delete(&context, &one(&[switch(&["force", "f"])])?),
-        "exec" => exec::exec(&context, &one(&EXEC)?),
-        "ps" => processes(&context, &one(&[value(&["format", "f"])])?),
-        "list" => list(&context, &one(&[value(&["format", "f"]), switch(&["quiet", "q"])])?),
-        "pause" => pause(&context, one(&[])?.id()?),
-        "resume" => resume(&context, one(&[])?.id()?),
-        "update" => update(&context, &one(&UPDATE)?),
-        "events" => events(&context, &one(&[switch(&["stats"]), value(&["interval"])])?),
+        "kill" => kill(&context, &flags),
+        "delete" => delete(&context, &flags),
+        "exec" => exec::exec(&context, &flags),
+        "ps" => processes(&context, &flags),
+        "list" => list(&context, &flags),
+        "pause" => pause(&context, id()?),
+        "resume" => resume(&context, id()?),
+        "update" => update::update(&context, &flags),
+        "events" => events::events(&context, &flags),
+        "checkpoint" => checkpoint::checkpoint(&context, &flags),
+        "restore" => restore::restore(&context, &flags),
         "spec" => {
-            let flags = one(&[value(&["bundle", "b"]), switch(&["rootless"])])?;
             let bundle = flags.get("bundle").unwrap_or(".");
             report::write_spec(Path::new(bundle), flags.has("rootless")).map(|()| 0)
         }
-        "features" => {
+        _ => {
             report::features();
             Ok(0)
         }
-        "checkpoint" | "restore" => {
-            Err(crate::Error::Unsupported { what: format!("{command}: it needs criu") }.into())
-        }
-        "help" => {
-            report::print(USAGE);
-            Ok(0)
-        }
-        other => Err(CommandError::Usage(format!("unknown command {other:?}"))),
     }
 }
 
-fn default_root() -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(dir) if crate::sys::cred::own_uid() != 0 => Path::new(&dir).join("wharf-runtime"),
-        _ => PathBuf::from("/run/wharf-runtime"),
-    }
+fn help(command: Option<&str>) -> Result<i32, CommandError> {
+    let text = match command {
+        None => flags::usage(),
+        Some(name) => match flags::verb(name) {
+            Some(verb) => flags::usage_of(verb),
+            None => return Err(CommandError::Usage(format!("No help topic for '{name}'"))),
+        },
+    };
+    report::print(&text);
+    Ok(0)
 }
 
 fn kill(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
-    let container = Container::load(&context.store, flags.id()?)?;
+    let id = flags.id()?;
+    let container = Container::load(&context.store, id)?;
     let signal = signals::parse(flags.operands.get(1).map_or("SIGTERM", String::as_str))?;
+    let cgroup = container.record.task.cgroup();
     if flags.has("all") {
         // Also when only the init has ended: that is what it is asked for.
-        crate::flow::task::signal_all(container.record.task.cgroup(), signal)?;
+        crate::flow::task::signal_all(cgroup, signal)?;
+        return Ok(0);
+    }
+    let kills = signal == crate::sys::sig::SIGKILL;
+    if kills && !cgroup.dirs.is_empty() && !owns_pids(context, id) {
+        // No namespace's end takes the others along.
+        let left = crate::flow::task::pids(cgroup)?;
+        if left.is_empty() && container.task.is_none() {
+            return Err(not_running());
+        }
+        crate::flow::task::signal_all(cgroup, signal)?;
         return Ok(0);
     }
     let task = container.running()?;
     match task.signal(signal) {
-        Err(crate::Error::Gone { .. }) => {
-            Err(CommandError::State { text: "container not running".to_owned() })
-        }
-        done => Ok(done.map(|()| 0)?),
+        Err(crate::Error::Gone { .. }) => return Err(not_running()),
+        done => done?,
     }
+    if kills && container.status == Status::Paused {
+        // Frozen by v1 it would die only when thawed; by v2 it is dead already.
+        let _ = crate::flow::task::set_frozen(cgroup, Frozen::No);
+    }
+    Ok(0)
+}
+
+fn not_running() -> CommandError {
+    CommandError::State { text: "container not running".to_owned() }
+}
+
+/// Whether the container's processes have a pid namespace to themselves.
+fn owns_pids(context: &Context<'_>, id: &str) -> bool {
+    let Ok(spec) = context.store.config(id) else { return false };
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    namespaces.into_iter().flatten().any(|namespace| {
+        namespace.typ() == LinuxNamespaceType::Pid
+            && namespace.path().as_ref().is_none_or(|path| path.as_os_str().is_empty())
+    })
 }
 
 fn delete(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
@@ -162,7 +239,7 @@ pub(crate) fn forget(context: &Context<'_>, id: &str) -> Result<(), CommandError
 }
 
 /// Kills a container's processes and waits for the init's end.
-fn end(task: &crate::Task) -> Result<(), CommandError> {
+pub(crate) fn end(task: &crate::Task) -> Result<(), CommandError> {
     task.signal_all(crate::sys::sig::SIGKILL)?;
     // Without a cgroup only the init is known; the others of its pid namespace go with it.
     let _ = task.signal(crate::sys::sig::SIGKILL);
@@ -191,7 +268,16 @@ fn processes(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError>
 }
 
 fn list(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
-    report::list(&context.store, form(flags)?, |text| context.log.warn(text)).map(|()| 0)
+    let form = form(flags)?;
+    if let Some(root) = context.store.named_root()
+        && let Err(source) = std::fs::read_dir(root)
+        && source.kind() == IoKind::NotFound
+    {
+        // A root that was named and is not there is a mistake; the default one has seen nothing yet.
+        let path = root.display().to_string();
+        return Err(CommandError::File { action: "open", path, source });
+    }
+    report::list(&context.store, form, |text| context.log.warn(text)).map(|()| 0)
 }
 
 fn pause(context: &Context<'_>, id: &str) -> Result<i32, CommandError> {
@@ -210,93 +296,4 @@ fn resume(context: &Context<'_>, id: &str) -> Result<i32, CommandError> {
         Status::Paused => Ok(container.running()?.resume().map(|()| 0)?),
         _ => Err(CommandError::State { text: "container not paused".to_owned() }),
     }
-}
-
-fn update(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
-    let container = Container::load(&context.store, flags.id()?)?;
-    let task = container.running()?;
-    let content = |text: String| CommandError::Content { path: "resources".to_owned(), text };
-    let resources: LinuxResources = match flags.get("resources") {
-        Some(path) => {
-            let mut text = String::new();
-            let read = if path == "-" {
-                std::io::stdin().read_to_string(&mut text)
-            } else {
-                std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
-            };
-            read.map_err(|source| CommandError::File {
-                action: "read",
-                path: path.to_owned(),
-                source,
-            })?;
-            serde_json::from_str(&text).map_err(|e| content(e.to_string()))?
-        }
-        None => {
-            let json = serde_json::json!({
-                "memory": {
-                    "limit": flags.number::<i64>("memory")?,
-                    "reservation": flags.number::<i64>("memory-reservation")?,
-                    "swap": flags.number::<i64>("memory-swap")?,
-                },
-                "cpu": {
-                    "shares": flags.number::<u64>("cpu-shares")?,
-                    "quota": flags.number::<i64>("cpu-quota")?,
-                    "period": flags.number::<u64>("cpu-period")?,
-                    "burst": flags.number::<u64>("cpu-burst")?,
-                    "idle": flags.number::<i64>("cpu-idle")?,
-                    "cpus": flags.get("cpuset-cpus"),
-                    "mems": flags.get("cpuset-mems"),
-                },
-                "pids": flags.number::<i64>("pids-limit")?.map(|n| serde_json::json!({"limit": n})),
-                "blockIO": {"weight": flags.number::<u16>("blkio-weight")?},
-            });
-            serde_json::from_value(json).map_err(|e| content(e.to_string()))?
-        }
-    };
-    task.update(&resources)?;
-    Ok(0)
-}
-
-fn events(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
-    let container = Container::load(&context.store, flags.id()?)?;
-    let task = container.running()?;
-    let id = &container.record.id;
-    let print = || report::print(&report::stats(id, container.record.task.cgroup()).to_string());
-    if flags.has("stats") {
-        print();
-        return Ok(0);
-    }
-    let text = flags.get("interval").unwrap_or("5s");
-    let interval =
-        seconds(text).ok_or_else(|| CommandError::Usage(format!("invalid interval {text:?}")))?;
-    let mut kills = task.oom_kills()?;
-    let mut next = Instant::now() + interval;
-    // OOM kills are looked for more often than figures are printed.
-    while !crate::sys::process::pidfd_ended(task.pidfd.as_fd(), Duration::from_millis(200))
-        .step(|| "wait for the container")?
-    {
-        let now = task.oom_kills()?;
-        if now > kills {
-            report::print(&serde_json::json!({"type": "oom", "id": id}).to_string());
-            kills = now;
-        }
-        if Instant::now() >= next {
-            print();
-            next += interval;
-        }
-    }
-    Ok(0)
-}
-
-fn seconds(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic())?);
-    let number: f64 = number.parse().ok()?;
-    let factor = match unit {
-        "ms" => 0.001,
-        "s" => 1.0,
-        "m" => 60.0,
-        _ => return None,
-    };
-    let duration = Duration::try_from_secs_f64(number * factor).ok()?;
-    (!duration.is_zero()).then_some(duration)
 }

@@ -24,3 +24,9 @@ pub(crate) fn give(socket: &Channel, pty: &OwnedFd) -> Result<(), CommandError> 
         .step(|| "send the terminal to the console socket")?;
     Ok(())
 }
+
+/// Hands a pidfd over, by which its holder watches and signals the process for good.
+pub(crate) fn give_pidfd(socket: &Channel, pidfd: &OwnedFd) -> Result<(), CommandError> {
+    socket.send(b"pidfd", Some(pidfd.as_fd())).step(|| "send the pidfd to the pidfd socket")?;
+    Ok(())
+}

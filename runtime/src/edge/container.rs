@@ -1,7 +1,11 @@
 //! A container as the commands see it: its record, and what the kernel says of its init.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
+
+use serde::Serialize;
 
 use super::CommandError;
 use super::store::{Record, Store};
@@ -65,22 +69,50 @@ impl Container {
     }
 
     /// runc's state.
-    pub(crate) fn state(&self) -> serde_json::Value {
-        serde_json::json!({
-            "ociVersion": self.record.oci_version,
-            "id": self.record.id,
-            "pid": self.task.as_ref().map_or(0, |task| task.pid),
-            "status": self.status.name(),
-            "bundle": self.record.bundle,
-            "rootfs": self.record.rootfs,
-            "created": self.record.created,
-            "annotations": self.record.annotations,
-            "owner": owner(self.record.owner),
-        })
+    pub(crate) fn state(&self) -> State<'_> {
+        State {
+            oci_version: &self.record.oci_version,
+            id: &self.record.id,
+            pid: self.task.as_ref().map_or(0, |task| task.pid),
+            status: self.status.name(),
+            bundle: &self.record.bundle,
+            rootfs: &self.record.rootfs,
+            created: &self.record.created,
+            annotations: &self.record.annotations,
+            owner: String::new(),
+        }
+    }
+
+    /// The same for a list, where runc says whose it is.
+    pub(crate) fn state_with_owner(&self) -> State<'_> {
+        State { owner: user_name(self.record.owner), ..self.state() }
     }
 }
 
-/// A user's name, for people; empty for root, as runc has it.
-fn owner(uid: u32) -> String {
-    if uid == 0 { String::new() } else { uid.to_string() }
+/// What `state` prints, in this order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct State<'a> {
+    oci_version: &'a str,
+    id: &'a str,
+    pid: i32,
+    status: &'static str,
+    bundle: &'a Path,
+    rootfs: &'a Path,
+    created: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
+    owner: String,
+}
+
+/// A user's name on this host, or the number.
+pub(crate) fn user_name(uid: u32) -> String {
+    let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let number = uid.to_string();
+    let found = text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == number).then(|| name.to_owned())
+    });
+    found.unwrap_or_else(|| format!("#{uid}"))
 }

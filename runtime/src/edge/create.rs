@@ -15,7 +15,7 @@ use crate::flow::create::start_through;
 use crate::flow::hooks::Subject;
 use crate::flow::init::Options;
 use crate::sys::channel::{Channel, listen};
-use crate::sys::foreground::{Signals, become_subreaper};
+use crate::sys::foreground::{Signals, become_subreaper, keep_newlines};
 use crate::{CreateRequest, Created, Rootfs, Stdio};
 
 pub(crate) fn write_pid(flags: &Parsed, pid: i32) -> Result<(), CommandError> {
@@ -64,6 +64,7 @@ pub(crate) fn stdio(
 struct Made {
     created: Created,
     socket: Option<Channel>,
+    pidfd_socket: Option<Channel>,
     id: String,
 }
 
@@ -75,10 +76,11 @@ fn make(context: &Context<'_>, flags: &Parsed, holder: Holder) -> Result<Made, C
     let bundle = std::fs::canonicalize(given).map_err(file)?;
     let (spec, bytes) = read_spec(&bundle.join("config.json"))?;
     let (stdio, socket) = stdio(spec.process().as_ref(), flags, holder)?;
+    let pidfd_socket = flags.text("pidfd-socket").map(console::connect).transpose()?;
     let folder = context.store.claim(&id)?;
     let made = make_in(context, flags, holder, &id, &bundle, (&spec, &bytes), &folder, stdio);
     match made {
-        Ok(created) => Ok(Made { created, socket, id }),
+        Ok(created) => Ok(Made { created, socket, pidfd_socket, id }),
         Err(error) => {
             // The id is free again; the first failure is the one to report.
             let _ = context.store.remove(&id);
@@ -114,6 +116,8 @@ fn make_in(
         preserved_fds: preserved_fds(flags)?,
         no_pivot: flags.has("no-pivot"),
         keep_keyring: flags.has("no-new-keyring"),
+        manager: context.manager,
+        rootless: context.rootless,
     };
     let request = CreateRequest { id, bundle, spec, rootfs: Rootfs::Path(root.path()), stdio };
     let created = crate::flow::create::create(&request, &options)?;
@@ -151,8 +155,15 @@ pub(crate) fn create(context: &Context<'_>, flags: &Parsed) -> Result<i32, Comma
 }
 
 fn hand_over(context: &Context<'_>, made: &Made) -> Result<(), CommandError> {
-    let (Some(socket), Some(pty)) = (&made.socket, &made.created.pty) else { return Ok(()) };
-    console::give(socket, pty).inspect_err(|_| {
+    let given = match (&made.socket, &made.created.pty) {
+        (Some(socket), Some(pty)) => console::give(socket, pty),
+        _ => Ok(()),
+    };
+    let given = given.and_then(|()| match &made.pidfd_socket {
+        Some(socket) => console::give_pidfd(socket, &made.created.task.pidfd),
+        None => Ok(()),
+    });
+    given.inspect_err(|_| {
         discard(&made.created);
         let _ = context.store.remove(&made.id);
     })
@@ -197,6 +208,10 @@ pub(crate) fn foreground(context: &Context<'_>, flags: &Parsed) -> Result<i32, C
     }
     let mut made = make_run(context, flags, detach)?;
     hand_over(context, &made)?;
+    if let (Some(pty), None, false) = (&made.created.pty, &made.socket, detach) {
+        // Before a byte comes out.
+        keep_newlines(pty.as_fd()).step(|| "set the terminal up")?;
+    }
     if let Err(error) = made.created.start() {
         let _ = made.created.task.destroy();
         let _ = context.store.remove(&made.id);

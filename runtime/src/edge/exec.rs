@@ -1,5 +1,6 @@
 //! `exec`: one more process, by a file or by flags.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use crate::spec::{Process, Spec};
@@ -10,15 +11,13 @@ use super::container::{Container, Status};
 use super::create::{Holder, preserved_fds, stdio, write_pid};
 use super::{CommandError, console, run};
 use crate::error::Step;
-use crate::sys::foreground::Signals;
+use crate::flow::cgroup::SubCgroup;
+use crate::flow::exec::ExecOptions;
+use crate::sys::foreground::{Signals, become_subreaper};
 
 pub(crate) fn exec(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
     let id = flags.id()?;
     let container = Container::load(&context.store, id)?;
-    if flags.get("cgroup").is_some() {
-        let what = "exec --cgroup".to_owned();
-        return Err(CommandError::Exec(crate::Error::Unsupported { what }));
-    }
     let task = match container.status {
         Status::Paused if !flags.has("ignore-paused") => {
             let text = "cannot exec in a paused container (use --ignore-paused to override)";
@@ -30,23 +29,46 @@ pub(crate) fn exec(context: &Context<'_>, flags: &Parsed) -> Result<i32, Command
         }
         _ => container.running()?,
     };
+    let spec = context.store.config(id)?;
     let process = match flags.get("process") {
-        Some(path) => read_process(path)?,
-        None => process_of_flags(&context.store.config(id)?, flags)?,
+        Some(path) => inherit(read_process(path)?, &spec),
+        None => process_of_flags(&spec, flags)?,
     };
+    let process = over_by_flags(process, flags);
+    let mut places = Vec::new();
+    for text in flags.all("cgroup") {
+        places.extend(SubCgroup::parse(&text)?);
+    }
     let detach = flags.has("detach");
     let holder = if detach { Holder::Somebody } else { Holder::Us };
     let (stdio, socket) = stdio(Some(&process), flags, holder)?;
+    let pidfd_socket = flags.text("pidfd-socket").map(console::connect).transpose()?;
     let signals = match detach {
         true => None,
         false => Some(Signals::take().step(|| "take signals")?),
     };
-    let preserved = preserved_fds(flags)?;
+    if !detach && !flags.has("no-subreaper") {
+        become_subreaper().step(|| "become subreaper")?;
+    }
+    let options = ExecOptions {
+        preserved_fds: preserved_fds(flags)?,
+        cgroup: match places.is_empty() {
+            true => None,
+            false => Some(task.cgroup.below(&places)?),
+        },
+    };
     let exec =
-        crate::flow::exec::exec(task, &process, &stdio, preserved).map_err(CommandError::Exec)?;
+        crate::flow::exec::exec(task, &process, &stdio, &options).map_err(CommandError::Exec)?;
     drop(stdio);
     exec.warnings.iter().for_each(|text| context.log.warn(text));
-    write_pid(flags, exec.pid)?;
+    if let Err(error) = write_pid(flags, exec.pid) {
+        let _ = crate::sys::process::pidfd_signal(exec.pidfd.as_fd(), crate::sys::sig::SIGKILL);
+        let _ = crate::sys::process::reap(exec.pidfd.as_fd());
+        return Err(error);
+    }
+    if let Some(socket) = &pidfd_socket {
+        console::give_pidfd(socket, &exec.pidfd)?;
+    }
     let pty = match (&socket, exec.pty) {
         (Some(socket), Some(pty)) => {
             console::give(socket, &pty)?;
@@ -58,6 +80,53 @@ pub(crate) fn exec(context: &Context<'_>, flags: &Parsed) -> Result<i32, Command
         None => Ok(0),
         Some(signals) => run::wait(exec.pid, &exec.pidfd, pty, &signals),
     }
+}
+
+/// What a process.json leaves out is as it is for the container's own process.
+fn inherit(mut process: Process, spec: &Spec) -> Process {
+    let Some(own) = spec.process() else { return process };
+    if process.capabilities().is_none() {
+        process.set_capabilities(own.capabilities().clone());
+    }
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(own.rlimits().clone());
+    }
+    if process.no_new_privileges().is_none() {
+        process.set_no_new_privileges(own.no_new_privileges());
+    }
+    if process.apparmor_profile().as_ref().is_none_or(String::is_empty) {
+        process.set_apparmor_profile(own.apparmor_profile().clone());
+    }
+    if process.selinux_label().as_ref().is_none_or(String::is_empty) {
+        process.set_selinux_label(own.selinux_label().clone());
+    }
+    if process.oom_score_adj().is_none() {
+        process.set_oom_score_adj(own.oom_score_adj());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(own.scheduler().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(own.io_priority());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(own.exec_cpu_affinity().clone());
+    }
+    process
+}
+
+/// Flags that count with a file as well.
+fn over_by_flags(mut process: Process, flags: &Parsed) -> Process {
+    if flags.has("tty") {
+        process.set_terminal(Some(true));
+    }
+    if let Some(label) = flags.text("process-label") {
+        process.set_selinux_label(Some(label.to_owned()));
+    }
+    if let Some(profile) = flags.text("apparmor") {
+        process.set_apparmor_profile(Some(profile.to_owned()));
+    }
+    process
 }
 
 fn read_process(path: &str) -> Result<Process, CommandError> {

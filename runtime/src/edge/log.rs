@@ -11,6 +11,8 @@ pub(crate) struct Log {
     pub(crate) file: Option<PathBuf>,
     pub(crate) json: bool,
     pub(crate) debug: bool,
+    /// The command that is being carried out.
+    pub(crate) command: String,
 }
 
 impl Log {
@@ -20,6 +22,11 @@ impl Log {
             // Callers that read the log still show this to people.
             let _ = writeln!(std::io::stderr(), "wharf-runtime: {text}");
         }
+    }
+
+    /// For people only.
+    pub(crate) fn plain(&self, text: &str) {
+        let _ = writeln!(std::io::stderr(), "{text}");
     }
 
     pub(crate) fn warn(&self, text: &str) {
@@ -38,6 +45,7 @@ impl Log {
                 format!("{}\n", serde_json::json!({"level": level, "msg": text, "time": now()}))
             }
             (false, Some(_)) => format!("time={:?} level={level} msg={text:?}\n", now()),
+            (false, None) if self.debug => format!("time={:?} level={level} msg={text:?}\n", now()),
             (false, None) => format!("wharf-runtime: {text}\n"),
         };
         // A log that can't be written has nobody to be told.

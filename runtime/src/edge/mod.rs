@@ -2,17 +2,22 @@
 //! and exit codes; decides nothing about containers.
 
 mod args;
+mod checkpoint;
 mod commands;
 mod console;
 mod container;
 mod create;
+mod events;
 mod exec;
 mod flags;
 mod log;
 mod report;
+mod restore;
 mod run;
 mod signals;
+mod stats;
 mod store;
+mod update;
 
 pub use commands::command_line;
 
@@ -28,13 +33,13 @@ pub(crate) enum CommandError {
     #[error(transparent)]
     Runtime(#[from] Error),
     /// No state under that id. The words are those that callers of runc know.
-    #[error("container {id:?} does not exist")]
+    #[error("container does not exist: {id:?}")]
     NoContainer { id: String },
     /// Its state forbids it.
     #[error("{text}")]
     State { text: String },
     /// A file that was named or that is ours.
-    #[error("{action} {path}: {source}")]
+    #[error("{action} {path}: {}", crate::error::reason(source))]
     File { action: &'static str, path: String, source: std::io::Error },
     /// A file that is not what it should be.
     #[error("{path}: {text}")]
@@ -51,6 +56,15 @@ impl From<Failure> for CommandError {
 }
 
 impl CommandError {
+    /// Whether the user's program is what failed, not the runtime.
+    pub(crate) fn of_program(&self) -> bool {
+        match self {
+            Self::Runtime(error) => error.exit_code() != 1,
+            Self::Exec(error) => error.exit_code() != 1,
+            _ => false,
+        }
+    }
+
     /// The process' exit code.
     pub(crate) fn code(&self) -> i32 {
         match self {

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use super::CommandError;
 use super::container::Container;
 use super::store::Store;
-use crate::flow::cgroup::Cgroup;
 use crate::logic::capabilities::BY_BIT;
 
 /// One line of standard output; a reader that is gone wants no more.
@@ -23,8 +22,21 @@ fn pretty(value: &Value) -> String {
 }
 
 pub(crate) fn state(container: &Container) {
-    print(&pretty(&container.state()));
+    print(&serde_json::to_string_pretty(&container.state()).unwrap_or_default());
 }
+
+/// What `--version` prints; callers read the second word of the line that has "version" in it.
+pub(crate) fn version() {
+    print(&format!(
+        "{} version {}\ncommit: {}\nspec: {SPEC}",
+        super::flags::program(),
+        env!("CARGO_PKG_VERSION"),
+        option_env!("WHARF_COMMIT").unwrap_or("unknown"),
+    ));
+}
+
+/// Version of the OCI runtime spec.
+const SPEC: &str = "1.3.0";
 
 /// How a list is to look.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,27 +58,36 @@ pub(crate) fn list(store: &Store, form: Form, warn: impl Fn(&str)) -> Result<(),
     }
     match form {
         Form::Ids => all.iter().for_each(|c| print(&c.record.id)),
-        Form::Json => print(&Value::from_iter(all.iter().map(Container::state)).to_string()),
+        Form::Json => {
+            let states: Vec<_> = all.iter().map(Container::state_with_owner).collect();
+            print(&serde_json::to_string(&states).unwrap_or_default());
+        }
         Form::Table => {
-            print(&format!(
-                "{:<12}{:<12}{:<12}{:<30}{:<32}OWNER",
-                "ID", "PID", "STATUS", "BUNDLE", "CREATED"
-            ));
-            for c in &all {
-                let owner =
-                    if c.record.owner == 0 { "root".into() } else { c.record.owner.to_string() };
-                print(&format!(
-                    "{:<12}{:<12}{:<12}{:<30}{:<32}{owner}",
-                    c.record.id,
-                    c.task.as_ref().map_or(0, |t| t.pid),
-                    c.status.name(),
+            let head = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned);
+            let rows = all.iter().map(|c| {
+                [
+                    c.record.id.clone(),
+                    c.task.as_ref().map_or(0, |t| t.pid).to_string(),
+                    c.status.name().to_owned(),
                     c.record.bundle.display().to_string(),
-                    c.record.created,
-                ));
-            }
+                    c.record.created.clone(),
+                    super::container::user_name(c.record.owner),
+                ]
+            });
+            columns(&std::iter::once(head).chain(rows).collect::<Vec<_>>());
         }
     }
     Ok(())
+}
+
+/// Columns as wide as what is in them, twelve at least.
+fn columns(rows: &[[String; 6]]) {
+    let width = |at: usize| rows.iter().map(|row| row[at].len() + 1).max().unwrap_or(0).max(12);
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        print(cells.collect::<String>().trim_end());
+    }
 }
 
 /// The processes: pids as JSON, or ps' own lines about them.
@@ -97,105 +118,6 @@ pub(crate) fn processes(pids: &[i32], form: Form, options: &[String]) -> Result<
     Ok(())
 }
 
-/// The figures of `events --stats`, as runc prints them.
-pub(crate) fn stats(id: &str, cgroup: &Cgroup) -> Value {
-    let data = if cgroup.is_v2() { stats_v2(cgroup) } else { stats_v1(cgroup) };
-    json!({"type": "stats", "id": id, "data": data})
-}
-
-fn number(dir: &Path, file: &str) -> u64 {
-    let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
-    text.trim().parse().unwrap_or(0)
-}
-
-fn table(dir: &Path, file: &str) -> serde_json::Map<String, Value> {
-    let text = fs::read_to_string(dir.join(file)).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(key, text)| Some((key.to_owned(), json!(text.trim().parse::<u64>().ok()?))))
-        .collect()
-}
-
-fn field(table: &serde_json::Map<String, Value>, key: &str) -> u64 {
-    table.get(key).and_then(Value::as_u64).unwrap_or(0)
-}
-
-fn stats_v1(cgroup: &Cgroup) -> Value {
-    let dir =
-        |controller: &str| cgroup.with(controller).map(|dir| dir.path.clone()).unwrap_or_default();
-    let (cpu, memory, pids) = (dir("cpuacct"), dir("memory"), dir("pids"));
-    let (times, throttle) = (table(&cpu, "cpuacct.stat"), table(&dir("cpu"), "cpu.stat"));
-    let raw = table(&memory, "memory.stat");
-    let part = |name: &str| {
-        json!({
-            "limit": number(&memory, &format!("memory.{name}limit_in_bytes")),
-            "usage": number(&memory, &format!("memory.{name}usage_in_bytes")),
-            "max": number(&memory, &format!("memory.{name}max_usage_in_bytes")),
-            "failcnt": number(&memory, &format!("memory.{name}failcnt")),
-        })
-    };
-    json!({
-        "cpu": {
-            "usage": {
-                "total": number(&cpu, "cpuacct.usage"),
-                // Hundredths of a second.
-                "kernel": field(&times, "system") * 10_000_000,
-                "user": field(&times, "user") * 10_000_000,
-            },
-            "throttling": {
-                "periods": field(&throttle, "nr_periods"),
-                "throttledPeriods": field(&throttle, "nr_throttled"),
-                "throttledTime": field(&throttle, "throttled_time"),
-            },
-        },
-        "memory": {
-            "cache": field(&raw, "cache"),
-            "usage": part(""),
-            "swap": part("memsw."),
-            "kernel": part("kmem."),
-            "kernelTCP": part("kmem.tcp."),
-            "raw": raw,
-        },
-        "pids": {"current": number(&pids, "pids.current"), "limit": number(&pids, "pids.max")},
-        "blkio": {}, "hugetlb": {}, "intel_rdt": {}, "network_interfaces": null,
-    })
-}
-
-fn stats_v2(cgroup: &Cgroup) -> Value {
-    let dir = cgroup.unified().map(|dir| dir.path.clone()).unwrap_or_default();
-    let (cpu, raw) = (table(&dir, "cpu.stat"), table(&dir, "memory.stat"));
-    json!({
-        "cpu": {
-            "usage": {
-                "total": field(&cpu, "usage_usec") * 1000,
-                "kernel": field(&cpu, "system_usec") * 1000,
-                "user": field(&cpu, "user_usec") * 1000,
-            },
-            "throttling": {
-                "periods": field(&cpu, "nr_periods"),
-                "throttledPeriods": field(&cpu, "nr_throttled"),
-                "throttledTime": field(&cpu, "throttled_usec") * 1000,
-            },
-        },
-        "memory": {
-            "cache": field(&raw, "file"),
-            "usage": {
-                "limit": number(&dir, "memory.max"),
-                "usage": number(&dir, "memory.current"),
-                "max": number(&dir, "memory.peak"),
-                "failcnt": field(&table(&dir, "memory.events"), "max"),
-            },
-            "swap": {
-                "limit": number(&dir, "memory.swap.max"),
-                "usage": number(&dir, "memory.swap.current"),
-            },
-            "raw": raw,
-        },
-        "pids": {"current": number(&dir, "pids.current"), "limit": number(&dir, "pids.max")},
-        "blkio": {}, "hugetlb": {}, "intel_rdt": {}, "network_interfaces": null,
-    })
-}
-
 /// A spec to begin with.
 pub(crate) fn default_spec(rootless: Option<(u32, u32)>) -> Value {
     let caps = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
@@ -223,6 +145,12 @@ pub(crate) fn default_spec(rootless: Option<(u32, u32)>) -> Value {
             "/sys/firmware", "/proc/scsi"],
         "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
     });
+    if !crate::flow::cgroup::host_is_v2()
+        && let Some(list) = linux["namespaces"].as_array_mut()
+    {
+        // As runc has it: v1's cgroups are bound into the container one by one.
+        list.retain(|namespace| namespace["type"] != "cgroup");
+    }
     if let Some((uid, gid)) = rootless {
         // One id is mapped, and nothing may be limited: no group 5, no cgroup.
         mounts[2]["options"] =
@@ -355,13 +283,13 @@ pub(crate) fn features() {
     ];
     print(&pretty(&json!({
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
+        "ociVersionMax": SPEC,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "mountOptions": options.as_slice(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": seccomp_features(),
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},

@@ -20,6 +20,9 @@ pub(crate) fn wait(
     let stdin = std::io::stdin();
     let _raw = pty.as_ref().and_then(|_| Raw::enter(stdin.as_fd()));
     let mut pty = pty.map(File::from);
+    if let Some(pty) = &pty {
+        foreground::keep_newlines(pty.as_fd()).step(|| "set the terminal up")?;
+    }
     let mut input = pty.as_ref().map(|_| stdin.as_fd());
     if let Some(pty) = &pty {
         copy_size(pty);

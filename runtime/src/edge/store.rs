@@ -1,7 +1,7 @@
 //! What the command keeps of each container: a folder with `state.json`, a copy of `config.json`,
 //! and the socket at which a created container waits for `start`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,7 +32,7 @@ pub(crate) struct Record {
     /// RFC 3339.
     pub(crate) created: String,
     pub(crate) owner: u32,
-    pub(crate) annotations: HashMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) task: TaskState,
 }
 
@@ -47,9 +47,16 @@ impl Record {
             rootfs: bundle.join(root),
             created: super::log::now(),
             owner: crate::sys::cred::own_uid(),
-            annotations: spec.annotations().clone().unwrap_or_default(),
+            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
             task,
         }
+    }
+}
+
+fn default_root() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if crate::sys::cred::own_uid() != 0 => Path::new(&dir).join("wharf-runtime"),
+        _ => PathBuf::from("/run/wharf-runtime"),
     }
 }
 
@@ -57,6 +64,8 @@ impl Record {
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
+    /// It was said where.
+    named: bool,
 }
 
 fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CommandError {
@@ -65,8 +74,14 @@ fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CommandE
 }
 
 impl Store {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root }
+    /// Below `root`, or where this user's containers are.
+    pub(crate) fn new(root: Option<PathBuf>) -> Self {
+        Self { named: root.is_some(), root: root.unwrap_or_else(default_root) }
+    }
+
+    /// The root, if it was named.
+    pub(crate) fn named_root(&self) -> Option<&Path> {
+        self.named.then_some(self.root.as_path())
     }
 
     /// runc's own rule, so that every id it takes is taken and none leaves the folder.
@@ -101,7 +116,7 @@ impl Store {
         match made {
             Ok(()) => Ok(folder),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(CommandError::State {
-                text: format!("container with given ID already exists: {id:?}"),
+                text: "container with given ID already exists".to_owned(),
             }),
             Err(e) => Err(file("make", &folder)(e)),
         }

@@ -32,8 +32,24 @@ pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<C
     let root_path = root_path(request)?;
     let joins = open_joins(&plan)?;
     let hierarchies = cgroup::host()?;
-    let cgroup = Cgroup::create(&hierarchies, &plan.cgroup, plan.resources, &plan.device_rules)?;
-    let made = fork_init(request, options, &plan, &subject, &root_path, &joins, &cgroup);
+    let new = Cgroup::create(
+        &hierarchies,
+        &cgroup::Request {
+            spec: request.spec,
+            id: request.id,
+            relative: &plan.cgroup,
+            resources: plan.resources,
+            rules: &plan.device_rules,
+            manager: options.manager,
+            rootless: options.rootless,
+        },
+    )?;
+    let cgroup = new.cgroup;
+    let mut made = fork_init(request, options, &plan, &subject, &root_path, &joins, &cgroup);
+    drop(new.holder);
+    if let Ok(created) = &mut made {
+        created.warnings.extend(new.warnings);
+    }
     if made.is_err() {
         // The first failure is the one to report; a cgroup that stays is found by `destroy`.
         let _ = super::task::destroy(&cgroup);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::spec::Process;
 
+use super::cgroup::{self, Cgroup};
 use super::console::{self, Console};
 use super::create::{receive, until_exec};
 use super::init::run_child;
@@ -15,34 +16,48 @@ use crate::error::{Error, ErrorKind, Failure, Step};
 use crate::logic::message::Message;
 use crate::logic::process_plan::ProcessPlan;
 use crate::sys::channel::Channel;
-use crate::sys::path;
 use crate::sys::process::{self as sys_process, Fork, Parent, ns};
+use crate::sys::{no, path};
 use crate::{Exec, Stdio, Task};
 
 const SET_UP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What only the command line asks for.
+#[derive(Debug, Default)]
+pub(crate) struct ExecOptions {
+    /// Descriptors from 3 on that the program inherits.
+    pub(crate) preserved_fds: u32,
+    /// Where the process goes, if not to the container's own cgroups.
+    pub(crate) cgroup: Option<Cgroup>,
+}
 
 /// See [`Task::exec`].
 pub(crate) fn exec(
     task: &Task,
     process: &Process,
     stdio: &Stdio,
-    preserved_fds: u32,
+    options: &ExecOptions,
 ) -> Result<Exec, Error> {
     let plan = ProcessPlan::parse(process, "process")?;
     if sys_process::pidfd_ended(task.pidfd.as_fd(), Duration::ZERO).step(|| "look at the init")? {
         return Err(Error::Gone { pid: task.pid });
     }
     let (ours, theirs) = Channel::pair().step(|| "make a channel to the process")?;
-    let birthplace = task.cgroup.birthplace()?;
+    let cgroup = options.cgroup.as_ref().unwrap_or(&task.cgroup);
     // The process is to be our own child and in the container's pid namespace: ours for children is
     // changed around the clone, so no process in between is needed.
-    let forked = fork_in_pid_namespace(Some(task.pidfd.as_fd()), || {
-        sys_process::fork(0, birthplace.as_ref().map(|fd| fd.as_fd()), Parent::Caller)
+    let forked = fork_in_pid_namespace(Some(task.pidfd.as_fd()), || fork_into(task, options));
+    let forked = forked.map_err(|error| match (error, &options.cgroup) {
+        (Error::Step(failure), Some(_)) => {
+            let step = "adding pid of the new process to cgroups".to_owned();
+            Error::Step(Failure { step, ..failure })
+        }
+        (error, _) => error,
     })?;
     let (pid, pidfd) = match forked {
         Fork::Child => {
             drop(ours);
-            run_child(&theirs, || run(task, &plan, stdio, &theirs, preserved_fds))
+            run_child(&theirs, || run(task, cgroup, &plan, stdio, &theirs, options.preserved_fds))
         }
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
@@ -94,8 +109,30 @@ pub(crate) fn fork_in_pid_namespace(
     Ok(forked.step(step)?)
 }
 
+/// Forks into the cgroup of v2. A container may have given its own to controllers, which take no
+/// process then, or have left it: unless a place was named, its init's is as good.
+fn fork_into(task: &Task, options: &ExecOptions) -> std::io::Result<Fork> {
+    let fork = |fd: Option<BorrowedFd<'_>>| sys_process::fork(0, fd, Parent::Caller);
+    let cgroup = options.cgroup.as_ref().unwrap_or(&task.cgroup);
+    let Some(dir) = cgroup.unified() else { return fork(None) };
+    let forked = path::open_host(&dir.path).and_then(|fd| fork(Some(fd.as_fd())));
+    match forked {
+        Err(e)
+            if options.cgroup.is_none()
+                && matches!(e.raw_os_error(), Some(no::EBUSY | no::ENOENT | no::EOPNOTSUPP)) =>
+        {
+            let Some(place) = cgroup::unified_place_of(task.pid, &dir.mount) else {
+                return Err(e);
+            };
+            path::open_host(&place).and_then(|fd| fork(Some(fd.as_fd())))
+        }
+        forked => forked,
+    }
+}
+
 fn run(
     task: &Task,
+    cgroup: &Cgroup,
     plan: &ProcessPlan,
     stdio: &Stdio,
     channel: &Channel,
@@ -104,7 +141,7 @@ fn run(
     let mut warnings = Vec::new();
     sys_process::setsid().step(|| "start a session")?;
     process::leave_keyring(&mut warnings);
-    task.cgroup.enter()?;
+    cgroup.enter()?;
     process::set_oom_score(plan, &mut warnings)?;
     process::set_labels(plan)?;
     // The container's processes are about to see this one: no ptrace, no /proc/<pid>/fd

@@ -11,13 +11,12 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, Manager};
 use super::console::Console;
 use super::hooks::Subject;
 use super::{console, dev, guard, mounts, process, rootfs};
@@ -57,6 +56,10 @@ pub(crate) struct Options {
     pub(crate) no_pivot: bool,
     /// The container shares the caller's session keyring.
     pub(crate) keep_keyring: bool,
+    /// Who makes the cgroups.
+    pub(crate) manager: Manager,
+    /// Whether missing rights to cgroups are passed over; unsaid, that depends on who asks.
+    pub(crate) rootless: Option<bool>,
 }
 
 /// Runs a child to its end: the program takes its place, or the failure is told and it exits.
@@ -103,9 +106,14 @@ impl Init<'_> {
             .send(&Message::Ready { warnings }.encode(), pty.as_ref().map(|pty| pty.as_fd()))
             .step(|| "say that the container is ready")?;
         drop(pty);
+        crate::sys::exec::end_on_signals().step(|| "handle signals")?;
         match &self.options.listener {
             None => self.go(self.channel, &program),
             Some(listener) => {
+                // Whoever gave them to the creating process may wait for their end.
+                let first = 3 + self.options.preserved_fds.cast_signed();
+                crate::sys::exec::close_except(first, &[listener.as_fd()])
+                    .step(|| "close descriptors")?;
                 let channel =
                     Channel::accept(listener.as_fd()).step(|| "wait for somebody to start us")?;
                 // From here on that is who is told of failures.
@@ -114,7 +122,7 @@ impl Init<'_> {
         }
     }
 
-    fn go(&self, channel: &Channel, program: &CString) -> Result<Infallible, Failure> {
+    fn go(&self, channel: &Channel, program: &process::Program) -> Result<Infallible, Failure> {
         wait_for_go(channel)?;
         self.subject.start_container(1)?;
         let seccomp = self.plan.seccomp.as_ref();
@@ -122,7 +130,10 @@ impl Init<'_> {
         Err(process::become_program(&self.plan.process, program, seccomp, preserved))
     }
 
-    fn set_up(&self, warnings: &mut Vec<String>) -> Result<(CString, Option<OwnedFd>), Failure> {
+    fn set_up(
+        &self,
+        warnings: &mut Vec<String>,
+    ) -> Result<(process::Program, Option<OwnedFd>), Failure> {
         let plan = self.plan;
         let own = plan.namespaces.new;
         if own & ns::USER != 0 {

@@ -5,6 +5,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod console;
 pub(crate) mod create;
+pub(crate) mod criu;
 pub(crate) mod dev;
 pub(crate) mod exec;
 pub(crate) mod guard;
@@ -13,4 +14,5 @@ pub(crate) mod init;
 pub(crate) mod mounts;
 pub(crate) mod process;
 pub(crate) mod rootfs;
+pub(crate) mod systemd;
 pub(crate) mod task;

@@ -183,15 +183,61 @@ fn enter_directory(process: &ProcessPlan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Finds the program as the process will be: by its user, from its directory, on its PATH.
-pub(crate) fn find_program(process: &ProcessPlan) -> Result<CString, Failure> {
+/// A program that was found, and what it is given beside its arguments.
+#[derive(Debug)]
+pub(crate) struct Program {
+    path: CString,
+    env: Vec<CString>,
+}
+
+/// Finds the program, and what it does not know yet of its user.
+pub(crate) fn find_program(process: &ProcessPlan) -> Result<Program, Failure> {
+    Ok(Program { path: find_path(process)?, env: environment(process) })
+}
+
+/// Of a name that is given twice the last counts; every program expects HOME, and whoever did not
+/// set it gets the image's own.
+fn environment(process: &ProcessPlan) -> Vec<CString> {
+    let name = |entry: &CString| {
+        entry.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default().to_vec()
+    };
+    let all = process.env.iter().enumerate();
+    let mut env: Vec<CString> = all
+        .filter(|(at, entry)| !process.env[at + 1..].iter().any(|later| name(later) == name(entry)))
+        .map(|(_, entry)| entry.clone())
+        .filter(|entry| entry.as_bytes() != b"HOME=")
+        .collect();
+    if !env.iter().any(|entry| entry.as_bytes().starts_with(b"HOME=")) {
+        let home = [b"HOME=", home_of(process.uid).as_slice()].concat();
+        env.extend(CString::new(home));
+    }
+    env
+}
+
+/// Out of the container's `/etc/passwd`; "/" for a user that it does not name.
+fn home_of(uid: u32) -> Vec<u8> {
+    const MOST: u64 = 1 << 20;
+    let text = path::open_root()
+        .and_then(|root| path::read_small(root.as_fd(), Path::new("/etc/passwd"), MOST))
+        .unwrap_or_default();
+    let uid = uid.to_string();
+    let found = text.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':').skip(2);
+        let (id, home) = (fields.next()?, fields.nth(2)?);
+        (id == uid.as_bytes() && home.first() == Some(&b'/')).then(|| home.to_vec())
+    });
+    found.unwrap_or_else(|| b"/".to_vec())
+}
+
+/// As the process will be: by its user, from its directory, on its PATH.
+fn find_path(process: &ProcessPlan) -> Result<CString, Failure> {
     let Some(name) = process.args.first() else {
         return Err(Failure::new(ErrorKind::Invalid, "process.args", "is empty"));
     };
     let text = name.to_string_lossy().into_owned();
-    let step = || format!("exec {text:?}");
+    let step = || format!("exec: {text:?}");
     if name.as_bytes().contains(&b'/') {
-        return check_program(name).map(|()| name.clone()).map_err(|e| refused(e, &text));
+        return check_program(name).map(|()| name.clone()).map_err(|e| refused(e, step()));
     }
     let mut found = None;
     for dir in &process.search {
@@ -205,7 +251,7 @@ pub(crate) fn find_program(process: &ProcessPlan) -> Result<CString, Failure> {
         }
     }
     match found {
-        Some(error) => Err(refused(error, &text)),
+        Some(error) => Err(refused(error, step())),
         None => {
             Err(Failure::new(ErrorKind::NotFound, step(), "executable file not found in $PATH")
                 .with_exit_code(NOT_FOUND))
@@ -219,12 +265,12 @@ fn check_program(path: &CString) -> std::io::Result<()> {
     if kind.is_dir() { Err(crate::sys::errno(no::EISDIR)) } else { Ok(()) }
 }
 
-fn refused(error: std::io::Error, name: &str) -> Failure {
+fn refused(error: std::io::Error, step: String) -> Failure {
     let code = match error.raw_os_error() {
         Some(no::ENOENT | no::ENOTDIR) => NOT_FOUND,
         _ => NOT_EXECUTABLE,
     };
-    match Err::<(), _>(error).step(|| format!("exec {name:?}")) {
+    match Err::<(), _>(error).step(|| step) {
         Err(failure) => failure.with_exit_code(code),
         Ok(()) => Failure::new(ErrorKind::Internal, "exec", "no reason"),
     }
@@ -233,7 +279,7 @@ fn refused(error: std::io::Error, name: &str) -> Failure {
 /// Becomes the program; returns only with the reason why not.
 pub(crate) fn become_program(
     process: &ProcessPlan,
-    program: &CString,
+    program: &Program,
     seccomp: Option<&Filter>,
     preserved: u32,
 ) -> Failure {
@@ -244,6 +290,6 @@ pub(crate) fn become_program(
     if let Err(failure) = ready {
         return failure;
     }
-    let error = exec::execve(program, &process.args, &process.env);
-    refused(error, &program.to_string_lossy())
+    let error = exec::execve(&program.path, &process.args, &program.env);
+    refused(error, format!("exec {}", program.path.to_string_lossy()))
 }

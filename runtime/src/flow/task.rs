@@ -165,6 +165,7 @@ pub(crate) fn oom_kills(cgroup: &Cgroup) -> Result<u64, Failure> {
 
 /// Removes the cgroups, killing what is left in them. Gone already is fine.
 pub(crate) fn destroy(cgroup: &Cgroup) -> Result<(), Failure> {
+    cgroup.stop_unit()?;
     let end = Instant::now() + DEADLINE;
     let mut killed = false;
     loop {

@@ -12,6 +12,33 @@ pub(crate) struct Write {
     pub(crate) value: String,
     /// Whose value this is: the field's path below `linux.resources`.
     pub(crate) field: &'static str,
+    /// What to write instead where the kernel has no such file.
+    pub(crate) instead: Option<(String, String)>,
+    /// Nothing is lost where the kernel has no such file.
+    pub(crate) optional: bool,
+}
+
+impl Write {
+    pub(crate) fn or(mut self, file: &str, value: impl ToString) -> Self {
+        self.instead = Some((file.to_owned(), value.to_string()));
+        self
+    }
+
+    pub(crate) fn new(
+        field: &'static str,
+        controller: &str,
+        file: &str,
+        value: impl ToString,
+    ) -> Self {
+        Self {
+            controller: controller.to_owned(),
+            file: file.to_owned(),
+            value: value.to_string(),
+            field,
+            instead: None,
+            optional: false,
+        }
+    }
 }
 
 fn put(
@@ -21,12 +48,7 @@ fn put(
     file: &str,
     value: impl ToString,
 ) {
-    list.push(Write {
-        controller: controller.to_owned(),
-        file: file.to_owned(),
-        value: value.to_string(),
-        field,
-    });
+    list.push(Write::new(field, controller, file, value));
 }
 
 /// Everything that `resources` asks for, in the order in which it must be written to a new cgroup.
@@ -48,6 +70,9 @@ pub(crate) fn writes(resources: &LinuxResources) -> Vec<Write> {
     for limit in resources.hugepage_limits().iter().flatten() {
         let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
         put(&mut list, "hugepageLimits", "hugetlb", &file, limit.limit());
+        let file = format!("hugetlb.{}.rsvd.limit_in_bytes", limit.page_size());
+        let write = Write::new("hugepageLimits", "hugetlb", &file, limit.limit());
+        list.push(Write { optional: true, ..write });
     }
     if let Some(network) = resources.network() {
         if let Some(class) = network.class_id() {
@@ -64,9 +89,20 @@ pub(crate) fn writes(resources: &LinuxResources) -> Vec<Write> {
     list
 }
 
-/// "max" for no limit.
+/// "max" for no limit; no task at all is none that could run, so that means one, as for systemd.
 pub(crate) fn pids_value(pids: &LinuxPids) -> String {
-    if pids.limit() > 0 { pids.limit().to_string() } else { "max".to_owned() }
+    match pids.limit() {
+        limit if limit < 0 => "max".to_owned(),
+        limit => limit.max(1).to_string(),
+    }
+}
+
+/// Memory and swap together. Without a limit of memory there can be none of both.
+pub(crate) fn swap(memory: &LinuxMemory) -> Option<i64> {
+    match memory.swap().filter(|swap| *swap != 0) {
+        None if memory.limit() == Some(-1) => Some(-1),
+        swap => swap,
+    }
 }
 
 fn memory_writes(memory: &LinuxMemory, list: &mut Vec<Write>) {
@@ -75,7 +111,7 @@ fn memory_writes(memory: &LinuxMemory, list: &mut Vec<Write>) {
         put(list, "memory.limit", C, "memory.limit_in_bytes", limit);
     }
     // After the limit: it may not be below it.
-    if let Some(swap) = memory.swap().filter(|swap| *swap != 0) {
+    if let Some(swap) = swap(memory) {
         put(list, "memory.swap", C, "memory.memsw.limit_in_bytes", swap);
     }
     if let Some(soft) = memory.reservation().filter(|soft| *soft != 0) {
@@ -126,12 +162,18 @@ fn cpu_writes(cpu: &LinuxCpu, list: &mut Vec<Write>) {
 fn block_writes(block: &LinuxBlockIo, list: &mut Vec<Write>) {
     const C: &str = "blkio";
     if let Some(weight) = block.weight().filter(|weight| *weight != 0) {
-        put(list, "blockIO.weight", C, "blkio.bfq.weight", weight);
+        let write = Write::new("blockIO.weight", C, "blkio.bfq.weight", weight);
+        list.push(write.or("blkio.weight", weight));
+    }
+    if let Some(weight) = block.leaf_weight().filter(|weight| *weight != 0) {
+        put(list, "blockIO.leafWeight", C, "blkio.leaf_weight", weight);
     }
     for device in block.weight_device().iter().flatten() {
         if let Some(weight) = device.weight() {
             let value = format!("{}:{} {weight}", device.major(), device.minor());
-            put(list, "blockIO.weightDevice", C, "blkio.bfq.weight_device", value);
+            let field = "blockIO.weightDevice";
+            let write = Write::new(field, C, "blkio.bfq.weight_device", value.as_str());
+            list.push(write.or("blkio.weight_device", value));
         }
     }
     let mut throttle = |field, file: &str, devices: &Option<Vec<LinuxThrottleDevice>>| {
@@ -181,7 +223,7 @@ mod tests {
                 ("cpu.cfs_period_us", "100000"),
                 ("cpu.cfs_quota_us", "50000"),
                 ("cpuset.cpus", "0"),
-                ("pids.max", "max"),
+                ("pids.max", "1"),
             ]
         );
     }

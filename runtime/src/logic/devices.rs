@@ -154,6 +154,8 @@ fn spec_rule(index: usize, rule: &LinuxDeviceCgroup) -> Result<Rule, Error> {
             'r' => uses::READ,
             'w' => uses::WRITE,
             'm' => uses::MKNOD,
+            // Some specs say so; runc takes it.
+            'a' => uses::ALL,
             other => return Err(refuse(format!("access has {other:?}, not r, w or m"))),
         };
     }

@@ -296,8 +296,8 @@ objects! {
     #[derive(Default)]
     LinuxResources {
         optional devices: Vec<LinuxDeviceCgroup> = "devices",
-        optional memory: LinuxMemory = "memory",
-        optional cpu: LinuxCpu = "cpu",
+        optional memory / set_memory: LinuxMemory = "memory",
+        optional cpu / set_cpu: LinuxCpu = "cpu",
         optional pids: LinuxPids = "pids",
         optional block_io: LinuxBlockIo = "blockIO",
         optional hugepage_limits: Vec<LinuxHugepageLimit> = "hugepageLimits",
@@ -316,7 +316,7 @@ objects! {
     /// Limits of memory.
     #[derive(Copy, Default)]
     LinuxMemory {
-        optional (copy) limit: i64 = "limit",
+        optional (copy) limit / set_limit: i64 = "limit",
         optional (copy) reservation: i64 = "reservation",
         optional (copy) swap: i64 = "swap",
         optional (copy) kernel: i64 = "kernel",
@@ -330,9 +330,9 @@ objects! {
     #[derive(Default)]
     LinuxCpu {
         optional (copy) shares: u64 = "shares",
-        optional (copy) quota: i64 = "quota",
+        optional (copy) quota / set_quota: i64 = "quota",
         optional (copy) burst: u64 = "burst",
-        optional (copy) period: u64 = "period",
+        optional (copy) period / set_period: u64 = "period",
         optional (copy) realtime_runtime: i64 = "realtimeRuntime",
         optional (copy) realtime_period: u64 = "realtimePeriod",
         optional cpus: String = "cpus",

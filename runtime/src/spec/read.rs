@@ -93,7 +93,11 @@ impl<'j, 't> Fields<'j, 't> {
     }
 
     fn get(&self, key: &str) -> Option<&'j Json<'t>> {
-        let found = self.0.iter().find(|(name, _)| name == key).map(|(_, json)| json);
+        // Go's reader, on which specs are tried, does not mind the case of a name.
+        let exact = self.0.iter().find(|(name, _)| name == key);
+        let found =
+            exact.or_else(|| self.0.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)));
+        let found = found.map(|(_, json)| json);
         // Go writes null for lists and maps that are not there.
         found.filter(|json| **json != Json::Null)
     }

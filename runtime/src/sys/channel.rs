@@ -186,6 +186,11 @@ impl Channel {
         Ok(Self(fd))
     }
 
+    /// For a child that takes it along over execve.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// A connected socket made elsewhere.
     pub(crate) fn over(fd: OwnedFd) -> Self {
         Self(fd)

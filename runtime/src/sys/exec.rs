@@ -57,6 +57,52 @@ pub(crate) fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor from `first` on but those to keep. For a child that never returns to
+/// where owners of others would close them once more.
+pub(crate) fn close_except(first: i32, keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut numbers: Vec<i32> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    numbers.sort_unstable();
+    let mut from = first;
+    for number in numbers.into_iter().filter(|number| *number >= first).chain([-1]) {
+        let to = if number < 0 { u32::MAX } else { number.cast_unsigned().wrapping_sub(1) };
+        if number < 0 || number > from {
+            // SAFETY: integers only; see above for the owners.
+            check(unsafe { libc::syscall(libc::SYS_close_range, from.cast_unsigned(), to, 0) })?;
+        }
+        from = number + 1;
+    }
+    Ok(())
+}
+
+extern "C" fn leave(signal: libc::c_int) {
+    // SAFETY: _exit may be called in a handler, and has no conditions.
+    unsafe { libc::_exit(128 + signal) }
+}
+
+/// Lets the signals that end a process end this one, though it may be the first of a pid namespace,
+/// to which the kernel gives none that it does not handle. Until execve.
+pub(crate) fn end_on_signals() -> io::Result<()> {
+    let signals = [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGTERM,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGALRM,
+    ];
+    for signal in signals {
+        // SAFETY: sigaction is plain data for which zeroes are valid; the handler calls nothing but
+        // _exit.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = leave as extern "C" fn(libc::c_int) as usize;
+            check(i64::from(libc::sigaction(signal, &action, std::ptr::null_mut())))?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether this process may execute `path`, by its effective ids.
 pub(crate) fn may_execute(path: &CStr) -> io::Result<()> {
     // SAFETY: `path` is NUL-terminated and lives through the call.
@@ -85,4 +131,22 @@ pub(crate) fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Erro
     // live through the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Puts descriptors at `first` and the numbers after it, open over execve.
+pub(crate) fn place_from(first: i32, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    // Out of the way first, so that none is overwritten before it is copied.
+    let after = first + fds.len() as i32;
+    let mut away = Vec::new();
+    for fd in fds {
+        // SAFETY: integers only; a success is a new descriptor, closed by execve.
+        let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, after) };
+        away.push(check(i64::from(copy))? as i32);
+    }
+    for (at, fd) in (first..).zip(away) {
+        // SAFETY: what is at these numbers belongs to owners in this process, a forked child that
+        // ends in execve or _exit: none of them is used or dropped any more.
+        check(i64::from(unsafe { libc::dup2(fd, at) }))?;
+    }
+    Ok(())
 }

@@ -74,6 +74,19 @@ impl Drop for Raw {
     }
 }
 
+/// Newlines come out of a terminal as they went in: who reads it here writes them to a terminal
+/// that does its own.
+pub(crate) fn keep_newlines(tty: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: termios is plain data that tcgetattr fills; it lives through the calls.
+    unsafe {
+        let mut settings: libc::termios = std::mem::zeroed();
+        check(i64::from(libc::tcgetattr(tty.as_raw_fd(), &mut settings)))?;
+        settings.c_oflag &= !libc::ONLCR;
+        check(i64::from(libc::tcsetattr(tty.as_raw_fd(), libc::TCSANOW, &settings)))?;
+    }
+    Ok(())
+}
+
 /// Columns and rows of a terminal.
 pub(crate) fn size(tty: BorrowedFd<'_>) -> Option<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };

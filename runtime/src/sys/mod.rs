@@ -43,7 +43,8 @@ pub(crate) fn errno(number: i32) -> io::Error {
 /// Numbers that decisions are made on, so that flows need no libc.
 pub(crate) mod no {
     pub(crate) use libc::{
-        EBUSY, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOEXEC, ENOSYS, ENOTDIR, EPERM, ESRCH,
+        EBUSY, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOEXEC, ENOSYS, ENOTDIR, EOPNOTSUPP, EPERM,
+        ESRCH,
     };
 }
 

@@ -206,3 +206,12 @@ pub(crate) fn move_here_to_root() -> io::Result<()> {
     check(i64::from(unsafe { libc::chroot(c".".as_ptr()) }))?;
     Ok(())
 }
+
+/// Lets a mount go, with what is below it, once nobody uses it.
+pub(crate) fn detach(target: &Path) -> io::Result<()> {
+    let target = c_path(target)?;
+    let flags = libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW;
+    // SAFETY: `target` is NUL-terminated and lives through the call.
+    check(i64::from(unsafe { libc::umount2(target.as_ptr(), flags) }))?;
+    Ok(())
+}

@@ -299,6 +299,20 @@ pub(crate) fn facts(fd: BorrowedFd<'_>) -> io::Result<FileFacts> {
     })
 }
 
+/// What a regular file of the container's holds, up to `most` bytes; never waits for a writer, and
+/// never follows a magic link.
+pub(crate) fn read_small(root: BorrowedFd<'_>, path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    let file = open_how(root, path, flags as u64, 0, resolve)?;
+    if facts(file.as_fd())?.kind != FileKind::Regular {
+        return Err(errno(libc::EINVAL));
+    }
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(File::from(file), most), &mut bytes)?;
+    Ok(bytes)
+}
+
 /// Writes all of `text` in one call, as files of the kernel want it.
 pub(crate) fn write_at(
     dir: BorrowedFd<'_>,
