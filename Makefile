@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm bench lint deps root clean-host
+.PHONY: help build demo test test-vm bench lint deps root clean-host fuzz
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -32,6 +32,7 @@ help:
 	@echo 'make test-vm the runtime on pure cgroup v2, in a virtual machine (no KVM needed)'
 	@echo 'make build   wharfd, wharf-shim, wharf-runtime and wharf, in $(BIN)'
 	@echo 'make bench   Wharf and Debian'\''s containerd with runc, side by side (root)'
+	@echo 'make fuzz    FUZZ=target SECONDS=60: one fuzz target of tests/fuzz'
 	@echo 'make lint    formatting and clippy'
 	@echo 'make deps    what the tests want of Debian (root)'
 
@@ -65,6 +66,10 @@ bench: root build
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# One decoder of outside bytes, fed with whatever breaks it: make fuzz FUZZ=ttrpc_frames SECONDS=60
+fuzz:
+	@tests/fuzz/run.sh '$(FUZZ)' '$(or $(SECONDS),60)'
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo 'This starts real containers and needs root: sudo make $(or $(MAKECMDGOALS),test)' >&2; exit 1; }

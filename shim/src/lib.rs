@@ -10,6 +10,9 @@
 
 mod edge;
 mod flow;
+#[cfg(any(test, fuzzing))]
+#[allow(unreachable_pub, reason = "public under cfg(fuzzing)")]
+pub mod fuzzing;
 mod logic;
 mod sys;
 

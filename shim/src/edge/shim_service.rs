@@ -26,6 +26,8 @@ pub(crate) fn call(request: &Request, ticket: Ticket, shim: &mut Shim) -> Result
                 init_pid: u32::try_from(info.init_pid).unwrap_or(0),
                 log_bytes_dropped: info.log_bytes_dropped,
                 exec_ids: shim.exec_ids(),
+                adopted: info.adopted,
+                log_blocked: info.log_blocked,
             };
             Ok(Reply::Now(answer.encode_to_vec()))
         }

@@ -87,6 +87,7 @@ pub(crate) fn exit_record(exit: &Exit) -> ExitRecord {
         signal: exit.signal,
         oom_killed: exit.oom_killed,
         exited_at_unix_ns: exit.exited_at_unix_ns,
+        unknown: exit.unknown,
     }
 }
 

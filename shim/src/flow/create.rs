@@ -104,6 +104,7 @@ impl Shim {
             hold: Hold::Made(Box::new(created)),
             has_private_pids,
             has_poststop,
+            is_adopted: false,
             init: number,
         });
         if let Err(error) = self.save_state(Started::No) {

@@ -89,6 +89,9 @@ pub(crate) struct Container {
     /// Its spec has hooks for after its end.
     #[serde(default)]
     pub(crate) has_poststop: bool,
+    /// Begun by another shim, which died: its init is not our child.
+    #[serde(default)]
+    pub(crate) is_adopted: bool,
     /// Number of its init.
     pub(crate) init: u32,
 }

@@ -30,6 +30,8 @@ pub(crate) struct Info {
     pub(crate) init_pid: i32,
     pub(crate) init_start_ticks: u64,
     pub(crate) log_bytes_dropped: u64,
+    pub(crate) adopted: bool,
+    pub(crate) log_blocked: bool,
 }
 
 impl Shim {
@@ -81,6 +83,8 @@ impl Shim {
             init_pid: task.map_or(0, |task| task.pid),
             init_start_ticks: task.map_or(0, |task| task.start_ticks),
             log_bytes_dropped: self.log.as_ref().map_or(0, super::log::Log::dropped),
+            adopted: self.container.as_ref().is_some_and(|container| container.is_adopted),
+            log_blocked: self.log.as_ref().is_some_and(super::log::Log::is_blocked),
         }
     }
 

@@ -17,6 +17,9 @@ pub(crate) struct Exit {
     pub(crate) signal: u32,
     pub(crate) oom_killed: bool,
     pub(crate) exited_at_unix_ns: i64,
+    /// It ended unseen, and nobody can tell how any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unknown: bool,
 }
 
 /// How the kernel says that a process ended.
@@ -44,7 +47,13 @@ impl Exit {
             signal,
             oom_killed,
             exited_at_unix_ns: at_unix_ns,
+            unknown: false,
         }
+    }
+
+    /// Of a process that ended unseen.
+    pub(crate) fn unknown(pid: u32, found_at_unix_ns: i64) -> Self {
+        Self { unknown: true, ..Self::new(pid, Ending::Code(255), false, found_at_unix_ns) }
     }
 }
 

@@ -27,6 +27,8 @@ struct ExitFile {
     signal: u32,
     oom_killed: bool,
     exited_at_unix_ns: i64,
+    #[serde(default)]
+    unknown: bool,
 }
 
 impl Bundle {
@@ -103,6 +105,7 @@ impl Bundle {
             signal: file.signal,
             oom_killed: file.oom_killed,
             exited_at_unix_ns: file.exited_at_unix_ns,
+            unknown: file.unknown,
         })
     }
 }

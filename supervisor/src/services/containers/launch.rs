@@ -59,11 +59,12 @@ impl Plan {
                     format: Format::Cri.into(),
                     max_bytes: tools.log_max_bytes,
                     max_files: tools.log_max_files,
+                    ..Default::default()
                 }),
                 open_stdin: record.spec.open_stdin,
                 terminal_width: window.width,
                 terminal_height: window.height,
-                runtime_binary: String::new(),
+                ..Default::default()
             },
         }
     }
