@@ -60,6 +60,7 @@ pub(crate) struct Container {
     pub(crate) log_max_bytes: u64,
     pub(crate) format: wharf::log_target::Format,
     pub(crate) host_pids: bool,
+    pub(crate) when_full: wharf::log_target::WhenFull,
     /// Elsewhere than usual.
     pub(crate) log_path: Option<PathBuf>,
 }
@@ -74,6 +75,7 @@ impl Container {
             log_max_bytes: 0,
             format: wharf::log_target::Format::Cri,
             host_pids: false,
+            when_full: wharf::log_target::WhenFull::Block,
             log_path: None,
         }
     }
@@ -156,6 +158,7 @@ impl World {
                 format: container.format.into(),
                 max_bytes: container.log_max_bytes,
                 max_files: 3,
+                when_full: container.when_full.into(),
             }),
             open_stdin: container.open_stdin,
             terminal_width: 80,
