@@ -21,6 +21,7 @@ const TTRPC: &[&str] = &[
 const GRPC: &[&str] = &[
     "wharf/v1/containers.proto",
     "wharf/v1/images.proto",
+    "wharf/v1/registries.proto",
     "wharf/v1/events.proto",
     "wharf/v1/system.proto",
 ];

@@ -8,6 +8,7 @@ mod attach;
 mod autostart;
 mod context;
 mod debug;
+mod docker_config;
 mod events;
 mod exec;
 mod explain;
@@ -21,6 +22,7 @@ mod output;
 mod parse;
 mod ps;
 mod pull;
+mod registry;
 mod run;
 mod save;
 mod spec;
@@ -131,6 +133,11 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         C::Load(args) => pull::load(context, args).await,
         C::Save(args) => save::save(context, args).await,
         C::Tag(args) => save::tag(context, args).await,
+        C::Push(args) => registry::push(context, args).await,
+        C::Login(args) => registry::login(context, args).await,
+        C::Logout(args) => registry::logout(&args),
+        C::Search(args) => registry::search(context, args).await,
+        C::Tags(args) => registry::tags(context, args).await,
         C::Events(args) => events::events(context, args).await,
         C::Info(args) => system::info(context, args).await,
         C::Version(args) => system::version(context, args).await,

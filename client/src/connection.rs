@@ -13,7 +13,7 @@ use tonic::{
 };
 use wharf_proto::v1::{
     NAMESPACE_KEY, containers_client::ContainersClient, events_client::EventsClient,
-    images_client::ImagesClient, system_client::SystemClient,
+    images_client::ImagesClient, registries_client::RegistriesClient, system_client::SystemClient,
 };
 
 use crate::{
@@ -188,6 +188,12 @@ impl Client {
     #[must_use]
     pub fn images(&self) -> ImagesClient<Service> {
         ImagesClient::new(self.service()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// As [`Self::containers`].
+    #[must_use]
+    pub fn registries(&self) -> RegistriesClient<Service> {
+        RegistriesClient::new(self.service()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// As [`Self::containers`].

@@ -13,6 +13,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::drivers::registry::Settings;
+
 /// Read when it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
 
@@ -159,6 +161,12 @@ struct File {
     stop_timeout_seconds: Option<u64>,
     container_log: ContainerLog,
     tls: Option<TlsFile>,
+    registry_hosts: Option<PathBuf>,
+    registry_auth_file: Option<PathBuf>,
+    #[serde(rename = "registry-mirrors")]
+    registry_mirrors: Vec<String>,
+    #[serde(rename = "insecure-registries")]
+    insecure_registries: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -194,6 +202,10 @@ const KEYS: &[&str] = &[
     "tls.cert",
     "tls.key",
     "tls.client_ca",
+    "registry_hosts",
+    "registry_auth_file",
+    "registry-mirrors",
+    "insecure-registries",
 ];
 
 /// What the command line and the environment said.
@@ -253,6 +265,8 @@ pub struct Config {
     pub container_log_max_files: u32,
     /// For TCP.
     pub tls: Option<Tls>,
+    /// Mirrors, certificates and credentials of registries.
+    pub registries: Settings,
 }
 
 impl Config {
@@ -304,6 +318,19 @@ impl Config {
             container_log_max_bytes: file.container_log.max_bytes.unwrap_or(64 << 20),
             container_log_max_files: file.container_log.max_files.unwrap_or(3),
             tls,
+            registries: Settings {
+                hosts_folder: file
+                    .registry_hosts
+                    .map(|path| absolute("registry_hosts", path))
+                    .transpose()?
+                    .unwrap_or_else(|| Settings::default().hosts_folder),
+                mirrors: file.registry_mirrors,
+                insecure: file.insecure_registries,
+                auth_file: file
+                    .registry_auth_file
+                    .map(|path| absolute("registry_auth_file", path))
+                    .transpose()?,
+            },
         })
     }
 }

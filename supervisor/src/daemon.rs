@@ -19,11 +19,11 @@ use tokio::{
 use tonic::transport::Server;
 use wharf_proto::v1::{
     self, containers_server::ContainersServer, events_server::EventsServer,
-    images_server::ImagesServer, system_server::SystemServer,
+    images_server::ImagesServer, registries_server::RegistriesServer, system_server::SystemServer,
 };
 
 use crate::{
-    api::native::{ContainersApi, EventsApi, ImagesApi, SystemApi},
+    api::native::{ContainersApi, EventsApi, ImagesApi, RegistriesApi, SystemApi},
     config::{Address, Config},
     drivers::{
         content::ContentStore,
@@ -103,6 +103,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ContainersServer<ContainersApi>>().await;
     health.set_serving::<ImagesServer<ImagesApi>>().await;
+    health.set_serving::<RegistriesServer<RegistriesApi>>().await;
     health.set_serving::<EventsServer<EventsApi>>().await;
     health.set_serving::<SystemServer<SystemApi>>().await;
     let described = || {
@@ -122,6 +123,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
         .add_service(limited(ContainersServer::new(ContainersApi {
             containers: containers.clone(),
         })))
+        .add_service(RegistriesServer::new(RegistriesApi { images: images.clone() }))
         .add_service(ImagesServer::new(ImagesApi { images }).max_decoding_message_size(MAX_MESSAGE))
         .add_service(EventsServer::new(EventsApi { events, containers }))
         .add_service(SystemServer::new(SystemApi { system }));
@@ -168,7 +170,13 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
     let table = Arc::new(Table::default());
     let shim = shim_program(config)?;
     let content = ContentStore::open(&config.root).map_err(Error::Content)?;
-    let images = Images::new(store.clone(), events.clone(), content, Arc::clone(&snapshots));
+    let images = Images::with_registries(
+        store.clone(),
+        events.clone(),
+        content,
+        Arc::clone(&snapshots),
+        config.registries.clone(),
+    );
     images.set_users(Arc::new(TableUsers(Arc::clone(&table))));
     let (removed, orphans) = mpsc::channel(REMOVED_LEN);
     let tools = Arc::new(Tools {

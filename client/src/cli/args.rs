@@ -17,6 +17,7 @@ use crate::cli::{
     logs::LogsArgs,
     ps::PsArgs,
     pull::{LoadArgs, PullArgs},
+    registry::{LoginArgs, LogoutArgs, PushArgs, SearchArgs, TagsArgs},
     run::{CreateArgs, RunArgs},
     save::{SaveArgs, TagArgs},
     stats::StatsArgs,
@@ -132,6 +133,12 @@ pub(crate) enum Command {
     Load(LoadArgs),
     Save(SaveArgs),
     Tag(TagArgs),
+    Push(PushArgs),
+    Login(LoginArgs),
+    Logout(LogoutArgs),
+    Search(SearchArgs),
+    #[command(hide = true)]
+    Tags(TagsArgs),
     Events(EventsArgs),
     Info(InfoArgs),
     Version(VersionArgs),
@@ -185,6 +192,8 @@ enum ImageVerb {
     #[command(name = "ls", visible_alias = "list")]
     Ls(ImagesArgs),
     Pull(PullArgs),
+    Push(PushArgs),
+    Tags(TagsArgs),
     #[command(visible_alias = "import")]
     Load(LoadArgs),
     #[command(visible_alias = "export")]
@@ -236,6 +245,8 @@ impl Command {
             Self::Image(group) => match group.command {
                 ImageVerb::Ls(args) => Self::Images(args),
                 ImageVerb::Pull(args) => Self::Pull(args),
+                ImageVerb::Push(args) => Self::Push(args),
+                ImageVerb::Tags(args) => Self::Tags(args),
                 ImageVerb::Load(args) => Self::Load(args),
                 ImageVerb::Save(args) => Self::Save(args),
                 ImageVerb::Tag(args) => Self::Tag(args),

@@ -14,7 +14,7 @@ use wharf_client::{
     v1::{Image, Progress, PullImageRequest, progress::Stage},
 };
 
-use crate::cli::{context::Context, human, output};
+use crate::cli::{context::Context, docker_config, human, output};
 
 /// Pull an image from a registry
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ pub(crate) enum Say {
 }
 
 impl Say {
-    fn line(self, text: &str) -> Result<()> {
+    pub(crate) fn line(self, text: &str) -> Result<()> {
         match self {
             Self::Nothing => {}
             Self::OnStdout => output::print_line(text)?,
@@ -93,7 +93,7 @@ pub(crate) async fn fetch(
     let request = PullImageRequest {
         reference: reference.to_owned(),
         platform: platform.unwrap_or_default().to_owned(),
-        credentials: None,
+        credentials: docker_config::credentials_for(reference)?,
     };
     let mut pull = client.pull(request).await?;
     let mut progress = ProgressView::new(say);
@@ -161,14 +161,14 @@ pub(crate) async fn load(context: &Context, args: LoadArgs) -> Result<u8> {
 }
 
 /// One line or bar a blob.
-struct ProgressView {
+pub(crate) struct ProgressView {
     say: Say,
     bars: Option<MultiProgress>,
     items: HashMap<String, (Stage, ProgressBar)>,
 }
 
 impl ProgressView {
-    fn new(say: Say) -> Self {
+    pub(crate) fn new(say: Say) -> Self {
         let to_terminal = match say {
             Say::Nothing => false,
             Say::OnStdout => io::stdout().is_terminal(),
@@ -183,7 +183,7 @@ impl ProgressView {
         Self { say, bars, items: HashMap::new() }
     }
 
-    fn show(&mut self, step: &Progress) -> Result<()> {
+    pub(crate) fn show(&mut self, step: &Progress) -> Result<()> {
         let stage = step.stage();
         // Only blobs and layers: the manifest and the like are over before they are read.
         if self.say == Say::Nothing || !step.item.starts_with("sha256:") {
@@ -211,7 +211,7 @@ impl ProgressView {
                 }
                 bar.set_length(step.total_bytes);
                 bar.set_position(step.current_bytes);
-                if matches!(stage, Stage::Done | Stage::Exists) {
+                if matches!(stage, Stage::Done | Stage::Exists | Stage::Mounted) {
                     bar.finish();
                 }
             }
@@ -221,7 +221,8 @@ impl ProgressView {
 }
 
 fn style(stage: Stage, total: u64) -> ProgressStyle {
-    let moving = matches!(stage, Stage::Downloading | Stage::Unpacking) && total > 0;
+    let bytes_move = [Stage::Downloading, Stage::Unpacking, Stage::Pushing];
+    let moving = bytes_move.contains(&stage) && total > 0;
     let template = match moving {
         true => "{prefix}: {msg:<13} [{bar:40}] {bytes}/{total_bytes}",
         false => "{prefix}: {msg}",
@@ -238,6 +239,8 @@ fn word(stage: Stage) -> &'static str {
         Stage::Unpacking => "Extracting",
         Stage::Done => "Pull complete",
         Stage::Exists => "Already exists",
+        Stage::Pushing => "Pushing",
+        Stage::Mounted => "Mounted",
     }
 }
 

@@ -8,5 +8,8 @@
 mod archives;
 mod hostile;
 mod layers;
+mod liar;
+mod lies;
+mod pushes;
 mod registries;
 mod world;

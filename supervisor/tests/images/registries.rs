@@ -10,24 +10,13 @@ use wharf_supervisor::{
 };
 
 use crate::world::{
-    Layer, Registry, World, docker_save, flaky_proxy, namespace, run, skip, skopeo_copy, wait_for,
+    Layer, Registry, World, docker_save, flaky_proxy, namespace, noise, run, skip, skopeo_copy,
+    wait_for,
 };
 
 struct Pushed {
     registry: Registry,
     dir: tempfile::TempDir,
-}
-
-/// Text that does not compress to nothing.
-fn noise(seed: u64) -> String {
-    let mut state = seed + 1;
-    std::iter::repeat_with(|| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        char::from(b' ' + (state >> 58) as u8)
-    })
-    .take(200_000)
-    .collect()
 }
 
 fn layers() -> Vec<Vec<u8>> {
@@ -209,8 +198,7 @@ async fn credentials_are_checked() {
         let request = PullRequest {
             reference: reference.clone(),
             platform: None,
-            credentials: credentials
-                .map(|(u, p)| Credentials { username: u.into(), password: p.into() }),
+            credentials: credentials.map(|(u, p)| Credentials::password(u, p)),
         };
         world.images.pull(&namespace(), &request, &Reporter::default()).await
     };

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use wharf_supervisor::{
     drivers::{
         content::{ContentStore, Digest},
+        registry::Settings,
         snapshots::{Overlay, Snapshotter},
     },
     ids::Namespace,
@@ -49,12 +50,14 @@ impl World {
         let snapshots: Arc<dyn Snapshotter> =
             Arc::new(Overlay::open(dir.path(), store.clone()).expect("snapshots"));
         let events = Events::new(store.clone());
-        let images = Images::with_hosts(
+        let registries =
+            Settings { hosts_folder: dir.path().join("certs.d"), ..Settings::default() };
+        let images = Images::with_registries(
             store.clone(),
             events,
             content.clone(),
             Arc::clone(&snapshots),
-            &dir.path().join("certs.d"),
+            registries,
         );
         Self { dir, store, content, snapshots, images }
     }
@@ -320,6 +323,18 @@ pub(crate) fn flaky_proxy(upstream: &str, bytes: u64) -> String {
         }
     });
     address
+}
+
+/// Text that does not compress to nothing.
+pub(crate) fn noise(seed: u64) -> String {
+    let mut state = seed + 1;
+    std::iter::repeat_with(|| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b' ' + (state >> 58) as u8)
+    })
+    .take(200_000)
+    .collect()
 }
 
 /// Debian's docker-registry on a loopback port.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Words of progress, and pieces of an archive, on their way.
-const QUEUE_LEN: usize = 64;
+pub(super) const QUEUE_LEN: usize = 64;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -27,12 +27,21 @@ pub struct ImagesApi {
     pub images: Images,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
-type Answers<T> = ReceiverStream<Result<T, Status>>;
+pub(super) type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Answers<T> = ReceiverStream<Result<T, Status>>;
 
 #[allow(clippy::needless_pass_by_value)]
-fn fault(error: Error) -> Status {
+pub(super) fn fault(error: Error) -> Status {
     from_fault(&error)
+}
+
+pub(super) fn credentials(message: v1::Credentials) -> Credentials {
+    Credentials {
+        username: message.username,
+        password: message.password,
+        identity_token: message.identity_token,
+        registry_token: message.registry_token,
+    }
 }
 
 #[tonic::async_trait]
@@ -71,10 +80,7 @@ impl images_server::Images for ImagesApi {
     async fn pull(&self, request: Request<v1::PullImageRequest>) -> Answer<Self::PullStream> {
         let namespace = namespace(&request)?;
         let request = request.into_inner();
-        let credentials = request
-            .credentials
-            .map(|c| Credentials { username: c.username, password: c.password })
-            .filter(|c| !c.username.is_empty());
+        let credentials = request.credentials.map(credentials).filter(|c| !c.is_empty());
         let platform = Some(request.platform).filter(|platform| !platform.is_empty());
         let request = PullRequest { reference: request.reference, platform, credentials };
         let images = self.images.clone();
@@ -165,7 +171,7 @@ impl images_server::Images for ImagesApi {
 }
 
 /// Messages that can carry progress or the last word.
-trait Streamed: Send + 'static {
+pub(super) trait Streamed: Send + 'static {
     type Kind: Send + 'static;
 
     fn progress(progress: v1::Progress) -> Self::Kind;
@@ -198,7 +204,7 @@ impl Streamed for v1::ImportImageResponse {
 
 /// Runs `work` and streams its progress, then its result. It ends when the caller hangs up: what it
 /// leaves then is garbage at worst.
-fn answering<T: Streamed, F>(work: impl FnOnce(Reporter) -> F) -> Answers<T>
+pub(super) fn answering<T: Streamed, F>(work: impl FnOnce(Reporter) -> F) -> Answers<T>
 where
     F: Future<Output = Result<T::Kind, Error>> + Send + 'static,
 {
@@ -256,6 +262,8 @@ fn progress_message(progress: Progress) -> v1::Progress {
         Stage::Unpacking => Message::Unpacking,
         Stage::Done => Message::Done,
         Stage::Exists => Message::Exists,
+        Stage::Pushing => Message::Pushing,
+        Stage::Mounted => Message::Mounted,
     };
     v1::Progress {
         item: progress.item,

@@ -159,6 +159,8 @@ pub struct Manifest {
 /// Images for several platforms.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
+    /// What it calls itself; may be empty.
+    pub media_type: String,
     /// Manifests, or indexes.
     pub manifests: Vec<Descriptor>,
 }
@@ -209,12 +211,24 @@ impl Document {
                 Ok(Self::Manifest(Box::new(manifest)))
             }
             (None, None, Some(manifests)) if is_one_of(media::INDEXES) => {
-                Ok(Self::Index(Index { manifests }))
+                Ok(Self::Index(Index { media_type: raw.media_type, manifests }))
             }
             // One document read in two ways by two programs is an old trick.
             (_, _, Some(_)) if raw.media_type.is_empty() => Err(kind("manifest and index at once")),
             _ if raw.media_type.is_empty() => Err(kind("neither manifest nor index")),
             _ => Err(kind(&raw.media_type.chars().take(100).collect::<String>())),
+        }
+    }
+}
+
+impl Document {
+    /// What it calls itself, or OCI's type for what it is.
+    #[must_use]
+    pub fn media_type(&self) -> &str {
+        match self {
+            Self::Manifest(manifest) => manifest.media_type(),
+            Self::Index(index) if index.media_type.is_empty() => media::OCI_INDEX,
+            Self::Index(index) => &index.media_type,
         }
     }
 }
@@ -348,14 +362,14 @@ mod tests {
     fn the_entry_for_this_platform_is_chosen() {
         let entry = |p| descriptor(media::OCI_MANIFEST, p);
         let all = [Some("unknown/unknown"), Some("linux/arm64/v8"), Some("linux/amd64")];
-        let index = Index { manifests: all.map(entry).to_vec() };
+        let index = Index { media_type: String::new(), manifests: all.map(entry).to_vec() };
         let digest = Digest::of(b"index");
         let amd64: Platform = "linux/amd64".parse().expect("a platform");
         assert_eq!(index.choose(&amd64, &digest).expect("chosen"), &index.manifests[2]);
         let s390x = "linux/s390x".parse().expect("a platform");
         let error = index.choose(&s390x, &digest).expect_err("none");
         assert!(error.to_string().contains("linux/arm64"), "{error}");
-        let only = Index { manifests: vec![entry(None)] };
+        let only = Index { media_type: String::new(), manifests: vec![entry(None)] };
         assert_eq!(only.choose(&s390x, &digest).expect("chosen"), &only.manifests[0]);
     }
 

@@ -68,6 +68,12 @@ impl Reference {
         if self.registry == DEFAULT_REGISTRY { DEFAULT_REGISTRY_HOST } else { &self.registry }
     }
 
+    /// Whether the registry is Docker Hub.
+    #[must_use]
+    pub fn is_docker_hub(&self) -> bool {
+        self.registry == DEFAULT_REGISTRY
+    }
+
     /// "library/alpine".
     #[must_use]
     pub fn repository(&self) -> &str {

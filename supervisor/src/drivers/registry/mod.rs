@@ -1,60 +1,79 @@
 //! The registry client: documents and blobs of one repository, with credentials of one caller, from
-//! its mirrors or itself.
+//! its mirrors or itself, and to itself.
 //!
 //! Passing troubles (no connection, 5xx, too many requests, a stream that breaks off) are met with a
-//! bounded number of tries with growing pauses; a blob goes on where it broke off. Digests of
-//! documents are checked here, those of blobs by whoever takes the bytes: they stream through. What
-//! the bytes mean is not known here.
+//! bounded number of tries with growing pauses; a blob goes on where it broke off, in both
+//! directions. Digests of documents are checked here, those of blobs by whoever takes the bytes:
+//! they stream through. What the bytes mean is not known here.
+//!
+//! Errors of registries are oci-client's types. Its transport is not used: it has no place for a
+//! host's own headers, paths and certificates, reads documents of any length whole, and gives a
+//! password to any token service that a registry names. [`http`] and [`auth`] do that on reqwest.
 
+mod auth;
 mod backoff;
+mod challenge;
 mod error;
 mod hosts;
+mod http;
+mod keychain;
+mod listing;
+mod push;
+mod settings;
 
-use std::{
-    path::Path,
-    sync::{
-        Once,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Once,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use oci_client::{
-    Client, Reference as OciReference,
-    client::{
-        BlobResponse, Certificate, CertificateEncoding, ClientConfig, ClientProtocol, SizedStream,
-    },
-    manifest::OciDescriptor,
-    secrets::RegistryAuth,
+use reqwest::{
+    Response, StatusCode, Url,
+    header::{ACCEPT, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE},
 };
 use tokio::sync::mpsc;
 
-pub use error::Error;
-pub use hosts::HostsError;
+pub use challenge::{Challenge, parse as parse_challenge};
+pub use error::{Cause, Error};
+pub use hosts::{HostsError, check as check_hosts};
+pub use keychain::{KeychainError, credentials as credentials_for};
+pub use listing::{Found, LoggedIn, Names, login, search};
+pub use push::{Source, Upload};
+pub use settings::Settings;
 
 use crate::drivers::{
-    content::Digest,
+    content::{Algorithm, Digest, Hasher},
     oci::{Descriptor, MAX_DOCUMENT_BYTES, Reference, media},
 };
 use backoff::Backoff;
-use hosts::{Host, Role, Scheme};
+use hosts::{Fallback, Host, Role, Scheme};
+use http::{Call, Http, bounded};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Without one byte for so long, the connection is given up.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-const ACCEPTED: [&str; 4] =
-    [media::OCI_INDEX, media::OCI_MANIFEST, media::DOCKER_INDEX, media::DOCKER_MANIFEST];
-const USER_AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
-
-/// Who is asking.
-#[derive(Clone, PartialEq, Eq)]
+/// Who is asking. Empty fields are not known.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// User name.
     pub username: String,
-    /// Password or token.
+    /// Password or personal token.
     pub password: String,
+    /// What a log-in gave in place of a password: it is changed for tokens at the token service.
+    pub identity_token: String,
+    /// A token that is sent to the registry as it is.
+    pub registry_token: String,
+}
+
+impl Credentials {
+    /// A user and a password.
+    #[must_use]
+    pub fn password(username: &str, password: &str) -> Self {
+        Self { username: username.into(), password: password.into(), ..Self::default() }
+    }
+
+    /// Whether they say nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl std::fmt::Debug for Credentials {
@@ -63,27 +82,35 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// What a session is for: tokens are asked for no more than that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Reading.
+    Pull,
+    /// Reading and writing.
+    Push,
+}
+
 /// Talks to one repository for one caller; connections and tokens live as long.
 pub struct Session {
     /// In the order in which they are asked; the registry itself is the last.
     remotes: Vec<Remote>,
     /// Who answered last: it has the rest, too.
     preferred: AtomicUsize,
-    name: String,
-    tag: String,
+    reference: Reference,
+    scope: String,
 }
 
 /// One host that may have the repository.
 struct Remote {
-    client: Client,
-    auth: RegistryAuth,
-    reference: OciReference,
-    host: Host,
+    http: Http,
+    /// A mirror is told whose content is meant, as containerd's are.
+    namespace: Option<String>,
 }
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("reference", &self.name).finish_non_exhaustive()
+        f.debug_struct("Session").field("reference", &self.reference).finish_non_exhaustive()
     }
 }
 
@@ -96,119 +123,221 @@ fn install_crypto() {
     });
 }
 
+/// The hosts of a registry as they are to be asked.
+fn remotes(
+    reference: &Reference,
+    credentials: Option<&Credentials>,
+    settings: &Settings,
+) -> Result<Vec<Remote>, Error> {
+    install_crypto();
+    let mut remotes = Vec::new();
+    for host in hosts::of(settings, reference)? {
+        let (credentials, namespace) = match host.role {
+            Role::Origin => (credentials.cloned(), None),
+            // Told no password of the registry's.
+            Role::Mirror => (None, Some(reference.registry().to_owned())),
+        };
+        let mut schemes = vec![host.scheme];
+        if host.fallback == Fallback::Http {
+            schemes.push(Scheme::Http);
+        }
+        for scheme in schemes {
+            let http = Http::new(host.clone(), scheme, credentials.clone())?;
+            remotes.push(Remote { http, namespace: namespace.clone() });
+        }
+    }
+    Ok(remotes)
+}
+
 impl Remote {
-    fn new(
-        reference: &Reference,
-        host: Host,
-        credentials: Option<&Credentials>,
-    ) -> Result<Self, Error> {
-        let protocol = match host.scheme {
-            Scheme::Http => ClientProtocol::HttpsExcept(vec![host.address.clone()]),
-            Scheme::Https => ClientProtocol::Https,
-        };
-        let certificate =
-            |data: &Vec<u8>| Certificate { encoding: CertificateEncoding::Pem, data: data.clone() };
-        let client = Client::try_from(ClientConfig {
-            protocol,
-            platform_resolver: None,
-            connect_timeout: Some(CONNECT_TIMEOUT),
-            read_timeout: Some(READ_TIMEOUT),
-            user_agent: USER_AGENT,
-            extra_root_certificates: host.ca.iter().map(certificate).collect(),
-            accept_invalid_certificates: host.skip_verify,
-            ..ClientConfig::default()
-        })
-        .map_err(|e| Error::Setup { registry: host.address.clone(), source: Box::new(e) })?;
-        let repository = reference.repository().to_owned();
-        let tag = reference.tag().unwrap_or("latest").to_owned();
-        let (oci, credentials) = match host.role {
-            Role::Origin => {
-                (OciReference::with_tag(host.address.clone(), repository, tag), credentials)
-            }
-            Role::Mirror => {
-                // Told whose content is meant, and no password of the registry's.
-                let registry = reference.registry().to_owned();
-                let mut oci = OciReference::with_tag(registry, repository, tag);
-                oci.set_mirror_registry(host.address.clone());
-                (oci, None)
-            }
-        };
-        let auth = credentials.map_or(RegistryAuth::Anonymous, |c| {
-            RegistryAuth::Basic(c.username.clone(), c.password.clone())
-        });
-        Ok(Self { client, auth, reference: oci, host })
+    fn host(&self) -> &Host {
+        &self.http.host
     }
 
-    async fn document(&self, digest: Option<&Digest>, what: &str) -> Result<Bytes, Error> {
-        let reference = match digest {
-            None => self.reference.clone(),
-            Some(digest) => self.reference.clone_with_digest(digest.to_string()),
-        };
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.http.url(path);
+        if let Some(namespace) = &self.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        url
+    }
+
+    /// Whether the same host is asked once more after this error.
+    async fn again(&self, error: &Error, backoff: &mut Backoff) -> bool {
+        // The next one is asked sooner than a mirror a second time.
+        let is_last = self.host().role == Role::Origin
+            && !(self.http.may_fall_back() && error.is_no_answer());
+        is_last && backoff.pause(error).await
+    }
+
+    async fn document(&self, call: &Documented<'_>, scope: &str) -> Result<Bytes, Error> {
         let mut backoff = Backoff::default();
         loop {
-            let tried = self.client.pull_manifest_raw(&reference, &self.auth, &ACCEPTED).await;
-            match tried.map_err(|e| Error::classify(&self.host.address, what, e)) {
-                Ok((bytes, _)) => return Ok(bytes),
-                // The next one is asked sooner than a mirror a second time.
-                Err(e)
-                    if self.host.role == Role::Origin
-                        && e.is_passing()
-                        && backoff.pause().await => {}
+            match self.document_once(call, scope).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(e) if self.again(&e, &mut backoff).await => {}
                 Err(e) => return Err(e),
             }
         }
     }
 
-    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<BlobResponse, Error> {
+    async fn document_once(&self, asked: &Documented<'_>, scope: &str) -> Result<Bytes, Error> {
+        let path = format!("{}/manifests/{}", asked.repository, asked.name);
+        let mut call = Call::get(self.url(&path), scope, &asked.what);
+        for media_type in ACCEPTED {
+            call.headers.append(ACCEPT, HeaderValue::from_static(media_type));
+        }
+        let response = self.http.send(call).await?;
+        if response.status() != StatusCode::OK {
+            return Err(self.http.failure(response, &asked.what).await);
+        }
+        let address = &self.host().address;
+        let bytes = bounded(response, MAX_DOCUMENT_BYTES, address, &asked.what).await?;
+        if let Some(expected) = asked.digest {
+            let found = digest_of(&bytes, expected.algorithm());
+            if found != *expected {
+                return Err(Error::BadAnswer {
+                    registry: address.clone(),
+                    what: asked.what.clone(),
+                    source: Cause::Said(format!("the bytes that came have the digest {found}")),
+                });
+            }
+        }
+        Ok(bytes.into())
+    }
+
+    /// A blob from `offset` on, or the whole where the host knows no ranges.
+    async fn open(
+        &self,
+        path: &str,
+        blob: &Descriptor,
+        offset: u64,
+        scope: &str,
+    ) -> Result<(Response, u64), Error> {
         let what = blob.digest.to_string();
-        // No `urls`: bytes come from the registry that was asked, or not at all.
-        let descriptor = OciDescriptor { digest: what.clone(), ..OciDescriptor::default() };
-        self.client.store_auth_if_needed(self.reference.resolve_registry(), &self.auth).await;
-        // A range even for the whole: an answer in parts is not hashed a second time by the client.
-        self.client
-            .pull_blob_stream_partial(&self.reference, &descriptor, offset, None)
-            .await
-            .map_err(|e| Error::classify(&self.host.address, &what, e))
+        let mut call = Call::get(self.url(path), scope, &what);
+        if offset > 0 {
+            let range = format!("bytes={offset}-");
+            let range = HeaderValue::try_from(range).expect("digits are a header's value");
+            call = call.header(RANGE, range);
+        }
+        let response = self.http.send(call).await?;
+        match response.status() {
+            StatusCode::OK => Ok((response, offset)),
+            StatusCode::PARTIAL_CONTENT if starts_at(response.headers()) == Some(offset) => {
+                Ok((response, 0))
+            }
+            StatusCode::PARTIAL_CONTENT => Err(Error::BadAnswer {
+                registry: self.host().address.clone(),
+                what,
+                source: Cause::Said("it answers with another range than it was asked for".into()),
+            }),
+            _ => Err(self.http.failure(response, &what).await),
+        }
+    }
+}
+
+fn starts_at(headers: &HeaderMap) -> Option<u64> {
+    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?.strip_prefix("bytes ")?;
+    range.split_once('-')?.0.trim().parse().ok()
+}
+
+fn digest_of(bytes: &[u8], algorithm: Algorithm) -> Digest {
+    let mut hasher = Hasher::new(algorithm);
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+const ACCEPTED: [&str; 4] =
+    [media::OCI_INDEX, media::OCI_MANIFEST, media::DOCKER_INDEX, media::DOCKER_MANIFEST];
+
+/// A document that is asked for.
+struct Documented<'a> {
+    repository: &'a str,
+    /// A tag or a digest.
+    name: String,
+    digest: Option<&'a Digest>,
+    what: String,
+}
+
+/// One host after the other, until one has an answer.
+struct Asking<'a> {
+    session: &'a Session,
+    order: std::vec::IntoIter<usize>,
+    current: usize,
+    failed: Option<Error>,
+    ended: bool,
+}
+
+impl<'a> Asking<'a> {
+    fn next(&mut self) -> Option<&'a Remote> {
+        if self.ended {
+            return None;
+        }
+        self.current = self.order.next()?;
+        self.session.remotes.get(self.current)
+    }
+
+    fn answered<T>(&self, answer: T) -> T {
+        self.session.preferred.store(self.current, Ordering::Relaxed);
+        answer
+    }
+
+    /// Keeps the error that is to be told: the registry's own, if it was asked.
+    fn failed(&mut self, error: Error) {
+        let remote = &self.session.remotes[self.current];
+        if remote.host().role == Role::Origin {
+            self.ended = remote.http.may_fall_back() && !error.is_no_answer();
+            self.failed = Some(error);
+            return;
+        }
+        let (mirror, text) = (&remote.host().address, crate::fault::chain(&error));
+        tracing::warn!(mirror, error = text, "asking the next");
+        self.failed.get_or_insert(error);
+    }
+
+    fn error(self, what: &str) -> Error {
+        self.failed.unwrap_or(Error::NoHost { what: what.to_owned() })
     }
 }
 
 impl Session {
-    /// Gets ready to talk about `reference`, through the hosts that its `hosts.toml` in `folder`
-    /// names; nothing is sent yet. Plain HTTP is spoken where that file says so, and to this host's
-    /// own loopback addresses.
+    /// Gets ready to talk about `reference`, through the hosts that the settings name; nothing is
+    /// sent yet. Plain HTTP is spoken where they say so, and to this host's own loopback addresses.
     ///
     /// # Errors
-    /// When the file is no good or TLS can't be set up.
+    /// When the settings are no good or TLS can't be set up.
     pub fn new(
         reference: &Reference,
         credentials: Option<&Credentials>,
-        folder: &Path,
+        settings: &Settings,
+        action: Action,
     ) -> Result<Self, Error> {
-        install_crypto();
-        let remotes = hosts::of(folder, reference)?
-            .into_iter()
-            .map(|host| Remote::new(reference, host, credentials))
-            .collect::<Result<_, _>>()?;
+        let actions = match action {
+            Action::Pull => "pull",
+            Action::Push => "pull,push",
+        };
         Ok(Self {
-            remotes,
+            remotes: remotes(reference, credentials, settings)?,
             preferred: AtomicUsize::new(0),
-            name: reference.name(),
-            tag: reference.tag().unwrap_or("latest").to_owned(),
+            scope: format!("repository:{}:{actions}", reference.repository()),
+            reference: reference.clone(),
         })
     }
 
-    /// Who is to be asked, the one that answered last first.
-    fn order(&self, may: impl Fn(&Host) -> bool) -> Vec<usize> {
+    /// Those that are to be asked, the one that answered last first.
+    fn asking(&self, may: impl Fn(&Host) -> bool) -> Asking<'_> {
         let preferred = self.preferred.load(Ordering::Relaxed);
         let others = (0..self.remotes.len()).filter(|index| *index != preferred);
-        std::iter::once(preferred)
+        let order: Vec<usize> = std::iter::once(preferred)
             .chain(others)
-            .filter(|index| may(&self.remotes[*index].host))
-            .collect()
+            .filter(|index| may(self.remotes[*index].host()))
+            .collect();
+        Asking { session: self, order: order.into_iter(), current: 0, failed: None, ended: false }
     }
 
     fn origin(&self) -> &Host {
-        &self.remotes.last().expect("the registry itself is always there").host
+        self.remotes.last().expect("the registry itself is always there").host()
     }
 
     /// The document that a tag or, if given, a digest names.
@@ -216,54 +345,42 @@ impl Session {
     /// # Errors
     /// When it is not there, not what it should be, or the registry is out of reach.
     pub async fn document(&self, digest: Option<&Digest>) -> Result<(Bytes, Digest), Error> {
-        let what = match digest {
-            None => format!("{}:{}", self.name, self.tag),
-            Some(digest) => format!("{}@{digest}", self.name),
+        let tag = self.reference.tag().unwrap_or("latest");
+        self.named_document(tag, digest).await
+    }
+
+    /// [`Session::document`] of another tag.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn named_document(
+        &self,
+        tag: &str,
+        digest: Option<&Digest>,
+    ) -> Result<(Bytes, Digest), Error> {
+        let name = self.reference.name();
+        let asked = Documented {
+            repository: self.reference.repository(),
+            name: digest.map_or_else(|| tag.to_owned(), ToString::to_string),
+            digest,
+            what: match digest {
+                None => format!("{name}:{tag}"),
+                Some(digest) => format!("{name}@{digest}"),
+            },
         };
         let may = |host: &Host| match digest {
             None => host.capabilities.resolve,
             Some(_) => host.capabilities.pull,
         };
-        let mut failed = None;
-        for index in self.order(may) {
-            match self.remotes[index].document(digest, &what).await {
-                Ok(bytes) => {
-                    self.preferred.store(index, Ordering::Relaxed);
-                    return self.checked(bytes, digest, &what);
-                }
-                Err(error) => self.note(index, error, &mut failed),
+        let mut asking = self.asking(may);
+        let bytes = loop {
+            let Some(remote) = asking.next() else { return Err(asking.error(&asked.what)) };
+            match remote.document(&asked, &self.scope).await {
+                Ok(bytes) => break asking.answered(bytes),
+                Err(error) => asking.failed(error),
             }
-        }
-        Err(failed.unwrap_or(Error::NoHost { what }))
-    }
-
-    /// Keeps the error that is to be told: the registry's own, if it was asked.
-    fn note(&self, index: usize, error: Error, failed: &mut Option<Error>) {
-        let host = &self.remotes[index].host;
-        if host.role == Role::Origin {
-            *failed = Some(error);
-            return;
-        }
-        let text = crate::fault::chain(&error);
-        tracing::warn!(mirror = host.address, error = text, "asking the next");
-        failed.get_or_insert(error);
-    }
-
-    fn checked(
-        &self,
-        bytes: Bytes,
-        digest: Option<&Digest>,
-        what: &str,
-    ) -> Result<(Bytes, Digest), Error> {
-        if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
-            return Err(Error::TooLarge {
-                registry: self.origin().address.clone(),
-                what: what.into(),
-                limit: MAX_DOCUMENT_BYTES,
-            });
-        }
-        // The client has compared the digest that was asked for with these very bytes. Without one
-        // the answer is what the tag means, and its name is ours to compute.
+        };
+        // Without a digest the answer is what the tag means, and its name is ours to compute.
         let digest = digest.cloned().unwrap_or_else(|| Digest::of(&bytes));
         Ok((bytes, digest))
     }
@@ -281,21 +398,31 @@ impl Session {
             });
         }
         let mut bytes = Vec::new();
-        self.transfer(blob, Sink::Buffer(&mut bytes)).await?;
+        self.transfer(blob, 0, Sink::Buffer(&mut bytes)).await?;
         Ok(bytes)
     }
 
-    /// Gives a blob's bytes to `sink` in order, never more than the descriptor says, until all have
-    /// come or the receiver is gone. Dropping the future ends the transfer.
+    /// Gives a blob's bytes from `offset` on to `sink` in order, never more than the descriptor says,
+    /// until all have come or the receiver is gone. Dropping the future ends the transfer.
     ///
     /// # Errors
     /// When the blob is not there or the registry is out of reach after all tries.
-    pub async fn stream(&self, blob: &Descriptor, sink: &mpsc::Sender<Bytes>) -> Result<(), Error> {
-        self.transfer(blob, Sink::Channel(sink)).await
+    pub async fn stream(
+        &self,
+        blob: &Descriptor,
+        offset: u64,
+        sink: &mpsc::Sender<Bytes>,
+    ) -> Result<(), Error> {
+        self.transfer(blob, offset, Sink::Channel(sink)).await
     }
 
-    async fn transfer(&self, blob: &Descriptor, mut sink: Sink<'_>) -> Result<(), Error> {
-        let mut received = 0;
+    async fn transfer(
+        &self,
+        blob: &Descriptor,
+        offset: u64,
+        mut sink: Sink<'_>,
+    ) -> Result<(), Error> {
+        let mut received = offset;
         let mut backoff = Backoff::default();
         while received < blob.size {
             let before = received;
@@ -306,7 +433,7 @@ impl Session {
                         // It goes on, if slowly: only tries without a byte are counted.
                         backoff = Backoff::default();
                     }
-                    if !e.is_passing() || !backoff.pause().await {
+                    if !backoff.pause(&e).await {
                         return Err(e);
                     }
                     tracing::debug!(
@@ -327,7 +454,17 @@ impl Session {
         received: &mut u64,
         sink: &mut Sink<'_>,
     ) -> Result<(), Error> {
-        let (mut stream, mut skip) = self.open(blob, *received).await?;
+        let path = format!("{}/blobs/{}", self.reference.repository(), blob.digest);
+        let mut asking = self.asking(|host| host.capabilities.pull);
+        let (mut response, mut skip) = loop {
+            let Some(remote) = asking.next() else {
+                return Err(asking.error(&blob.digest.to_string()));
+            };
+            match remote.open(&path, blob, *received, &self.scope).await {
+                Ok(opened) => break asking.answered(opened),
+                Err(error) => asking.failed(error),
+            }
+        };
         let broken_off = |received, source| Error::BrokenOff {
             registry: self.origin().address.clone(),
             digest: blob.digest.clone(),
@@ -336,12 +473,13 @@ impl Session {
             source,
         };
         while *received < blob.size {
-            let mut chunk = match stream.next().await {
-                None => {
-                    return Err(broken_off(*received, std::io::ErrorKind::UnexpectedEof.into()));
+            let mut chunk = match response.chunk().await {
+                Ok(None) => {
+                    let source = Cause::Said("it ended".into());
+                    return Err(broken_off(*received, source));
                 }
-                Some(Err(e)) => return Err(broken_off(*received, e)),
-                Some(Ok(chunk)) => chunk,
+                Err(e) => return Err(broken_off(*received, e.into())),
+                Ok(Some(chunk)) => chunk,
             };
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;
@@ -356,20 +494,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    /// The blob's bytes from `offset` on, after as many bytes as are said beside it.
-    async fn open(&self, blob: &Descriptor, offset: u64) -> Result<(SizedStream, u64), Error> {
-        let mut failed = None;
-        for index in self.order(|host| host.capabilities.pull) {
-            match self.remotes[index].open(blob, offset).await {
-                Ok(BlobResponse::Partial(stream)) => return Ok((stream, 0)),
-                // No ranges there: what we have comes once more.
-                Ok(BlobResponse::Full(stream)) => return Ok((stream, offset)),
-                Err(error) => self.note(index, error, &mut failed),
-            }
-        }
-        Err(failed.unwrap_or(Error::NoHost { what: blob.digest.to_string() }))
     }
 }
 

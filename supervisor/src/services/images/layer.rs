@@ -141,7 +141,7 @@ async fn download(
         // Ends when the sender is gone, so dropping this future ends it too.
         tokio::task::spawn_blocking(move || receive(&inner, &wanted, receiver, meter, unpack))
     };
-    let sent = session.stream(&wanted.blob, &sender).await;
+    let sent = session.stream(&wanted.blob, 0, &sender).await;
     drop(sender);
     let received = match receiving.await {
         Ok(received) => received,

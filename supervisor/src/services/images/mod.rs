@@ -15,12 +15,13 @@ mod layer;
 mod locks;
 mod progress;
 mod pull;
+mod push;
 mod record;
+mod registries;
 mod remove;
 
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
     sync::{Arc, OnceLock, Weak},
 };
 
@@ -33,6 +34,7 @@ pub use find::Page;
 pub use locks::Hold;
 pub use progress::{Progress, Reporter, Stage};
 pub use pull::{PullRequest, Pulled};
+pub use push::{PushRequest, Pushed};
 pub use record::{BlobRef, Image, Name};
 pub use remove::{Force, Removed};
 
@@ -40,6 +42,7 @@ use crate::{
     drivers::{
         content::{ContentStore, Digest},
         oci::MAX_DOCUMENT_BYTES,
+        registry,
         snapshots::Snapshotter,
         unpack::Limits,
     },
@@ -47,9 +50,6 @@ use crate::{
     services::events::Events,
     store::Store,
 };
-
-/// A folder for each registry, with containerd's `hosts.toml` in it.
-const HOSTS_FOLDER: &str = "/etc/wharf/certs.d";
 
 /// Who needs images and layers: the containers.
 pub trait Users: Send + Sync {
@@ -90,7 +90,7 @@ struct Inner {
     content: ContentStore,
     snapshots: Arc<dyn Snapshotter>,
     limits: Limits,
-    hosts_folder: PathBuf,
+    registries: registry::Settings,
     users: OnceLock<Arc<dyn Users>>,
     gate: locks::Gate,
     release: locks::Release,
@@ -115,17 +115,17 @@ impl Images {
         content: ContentStore,
         snapshots: Arc<dyn Snapshotter>,
     ) -> Self {
-        Self::with_hosts(store, events, content, snapshots, Path::new(HOSTS_FOLDER))
+        Self::with_registries(store, events, content, snapshots, registry::Settings::default())
     }
 
-    /// [`Images::new`] with another folder for the registries' `hosts.toml`.
+    /// [`Images::new`] with settings of the registries.
     #[must_use]
-    pub fn with_hosts(
+    pub fn with_registries(
         store: Store,
         events: Events,
         content: ContentStore,
         snapshots: Arc<dyn Snapshotter>,
-        hosts_folder: &Path,
+        registries: registry::Settings,
     ) -> Self {
         let inner = Arc::new_cyclic(|weak: &Weak<Inner>| {
             let weak = weak.clone();
@@ -135,7 +135,7 @@ impl Images {
                 content,
                 snapshots,
                 limits: Limits::default(),
-                hosts_folder: hosts_folder.into(),
+                registries,
                 users: OnceLock::new(),
                 gate: locks::Gate::default(),
                 release: locks::Release::new(move || {

@@ -20,6 +20,10 @@ pub enum Stage {
     Done,
     /// It was here already.
     Exists,
+    /// Its bytes are going to a registry.
+    Pushing,
+    /// The registry took it from another of its repositories.
+    Mounted,
 }
 
 /// One word about one item.

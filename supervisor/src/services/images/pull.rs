@@ -12,7 +12,7 @@ use crate::{
     drivers::{
         content::{Blob, Digest},
         oci::{Document, Platform, Reference},
-        registry::{Credentials, Session},
+        registry::{Action, Credentials, Session},
     },
     ids::Namespace,
 };
@@ -31,6 +31,15 @@ pub struct PullRequest {
     pub platform: Option<String>,
     /// None: nobody's.
     pub credentials: Option<Credentials>,
+}
+
+impl PullRequest {
+    /// Of this reference, for this host, as nobody.
+    #[must_use]
+    pub fn new(reference: &str) -> Self {
+        let (platform, credentials) = (None, None);
+        Self { reference: reference.to_owned(), platform, credentials }
+    }
 }
 
 /// What came of it.
@@ -59,7 +68,7 @@ impl Images {
             Some(platform) => platform.parse()?,
             None => Platform::host(),
         };
-        let session = self.session(&reference, request.credentials.clone()).await?;
+        let session = self.session(&reference, request.credentials.clone(), Action::Pull).await?;
         let _hold = self.hold().await;
         let name = reference.to_string();
         reporter.tell(&name, Stage::Resolving, 0, 0);
@@ -72,16 +81,6 @@ impl Images {
         let source = Source::Registry(Arc::new(session));
         let image = self.assemble(plan, source, PARALLEL_DOWNLOADS, reporter).await?;
         Ok(Pulled { image, up_to_date: false })
-    }
-
-    /// Reads settings and certificates, so not on the runtime's own threads.
-    async fn session(
-        &self,
-        reference: &Reference,
-        credentials: Option<Credentials>,
-    ) -> Result<Session, Error> {
-        let (reference, folder) = (reference.clone(), self.inner.hosts_folder.clone());
-        blocking(move || Ok(Session::new(&reference, credentials.as_ref(), &folder)?)).await
     }
 
     async fn plan(
