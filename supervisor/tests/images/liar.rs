@@ -142,8 +142,10 @@ fn serve(
             continue;
         }
         writer.write_all(&answer.body)?;
-        while answer.endless {
-            writer.write_all(&answer.body)?;
+        if answer.endless {
+            loop {
+                writer.write_all(&answer.body)?;
+            }
         }
         if length != answer.body.len() as u64 {
             return Ok(());
