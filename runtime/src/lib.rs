@@ -315,6 +315,14 @@ impl Task {
     pub fn load(state: TaskState) -> Result<Self, Error> {
         flow::task::load(state)
     }
+
+    /// As [`Task::load`], for a caller that has kept the init's pidfd, whether it runs or not.
+    ///
+    /// # Errors
+    /// When the state is of another version.
+    pub fn with_pidfd(state: TaskState, pidfd: OwnedFd) -> Result<Self, Error> {
+        flow::task::with_pidfd(state, pidfd)
+    }
 }
 
 impl TaskState {

@@ -184,16 +184,21 @@ pub(crate) fn destroy(cgroup: &Cgroup) -> Result<(), Failure> {
 
 /// See [`Task::load`].
 pub(crate) fn load(state: TaskState) -> Result<Task, Error> {
-    if state.version != TaskState::VERSION {
-        let text = format!("is of version {}, not {}", state.version, TaskState::VERSION);
-        return Err(Failure::new(ErrorKind::Corrupt, "read a task's state", text).into());
-    }
     let gone = || Error::Gone { pid: state.pid };
     // First the descriptor, then the look: the number can't come to mean another in between.
     let pidfd = process::pidfd_open(state.pid).map_err(|_| gone())?;
     let now = process::start_ticks(state.pid).step(|| format!("read /proc/{}/stat", state.pid))?;
     if now != Some(state.start_ticks) {
         return Err(gone());
+    }
+    with_pidfd(state, pidfd)
+}
+
+/// See [`Task::with_pidfd`].
+pub(crate) fn with_pidfd(state: TaskState, pidfd: OwnedFd) -> Result<Task, Error> {
+    if state.version != TaskState::VERSION {
+        let text = format!("is of version {}, not {}", state.version, TaskState::VERSION);
+        return Err(Failure::new(ErrorKind::Corrupt, "read a task's state", text).into());
     }
     Ok(Task {
         pid: state.pid,

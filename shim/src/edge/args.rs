@@ -28,6 +28,8 @@ pub(crate) enum Action {
     Check,
     /// Goes on where another program was.
     Resume,
+    /// Goes on where a shim was that died.
+    Adopt,
     Version,
     Info,
 }
@@ -90,6 +92,7 @@ impl Args {
             Some("delete") => Action::Delete,
             Some("check") => Action::Check,
             Some("resume") => Action::Resume,
+            Some("adopt") => Action::Adopt,
             Some(other) => return Err(ArgsError::UnknownAction(other.to_owned())),
             None => return Err(ArgsError::NoAction),
         };

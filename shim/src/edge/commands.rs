@@ -1,11 +1,13 @@
 //! The actions of the command line.
 
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use prost::Message as _;
+use wharf_proto::shim::Kept;
 use wharf_proto::task::DeleteResponse;
 
 use super::args::{Action, Args, ArgsError};
@@ -14,16 +16,18 @@ use super::handover::{self, ResumeError};
 use super::publisher::Publisher;
 use super::server::Server;
 use super::status::timestamp;
-use crate::flow::boot::{Booted, boot, name_server};
+use crate::flow::boot::{Booted, Inherited, boot, boot_as, name_server};
 use crate::flow::cleanup::cleanup;
-use crate::flow::{Error, Identity, Shim};
+use crate::flow::{Error, Identity, Message, Shim, found_in};
 use crate::logic::ids::TaskId;
 use crate::sys::journal::{self, Level};
-use crate::sys::{SysError, files, pipes, process, sockets};
+use crate::sys::{SysError, files, pipes, process, rights, sockets};
 
 /// How long a caller may take to write its parameters. One that holds standard input open without
 /// a word has none.
 const STDIN_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a keeper may take to send what it has.
+const KEPT_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_STDIN: usize = 4 << 20;
 
 /// An action that failed.
@@ -31,6 +35,8 @@ const MAX_STDIN: usize = 4 << 20;
 enum CommandError {
     #[error(transparent)]
     Args(#[from] ArgsError),
+    #[error("read what was kept")]
+    Kept(#[source] prost::DecodeError),
     #[error("find the bundle")]
     Bundle(#[source] std::io::Error),
     #[error("answer on standard output")]
@@ -70,6 +76,10 @@ fn act(args: &Args) -> Result<(), CommandError> {
         Action::Resume => {
             seal();
             resume(args)
+        }
+        Action::Adopt => {
+            seal();
+            adopt(args)
         }
     }
 }
@@ -166,6 +176,45 @@ fn resume(args: &Args) -> Result<(), CommandError> {
     journal::write(Level::Info, "shim was upgraded", &[("version", &version)]);
     let mut server = Server::resume(server, signals, publisher, &shim);
     finish(server.run(&mut shim), &socket)
+}
+
+/// Takes the container of a shim that died on.
+fn adopt(args: &Args) -> Result<(), CommandError> {
+    process::close_all_inherited();
+    if args.debug {
+        journal::enable_debug();
+    }
+    let identity = identity(args)?;
+    let message = rights::receive_frame(std::io::stdin().as_fd(), KEPT_PATIENCE)?;
+    let found = match message {
+        Some((bytes, descriptors)) => {
+            let kept = Kept::decode(&bytes[..]).map_err(CommandError::Kept)?;
+            Message { state: kept.state, descriptors }.open().map_err(Error::from)?
+        }
+        None => found_in(&identity)?,
+    };
+    match boot_as(&identity, Inherited::Ours)? {
+        Booted::Parent { address } => answer(address.as_bytes()),
+        Booted::Server { listener } => {
+            let socket = identity.socket.clone();
+            let signals = process::signals()?;
+            let namespace = identity.namespace.clone();
+            let mut shim = match found {
+                Some(found) => Shim::adopt(identity, found)?,
+                None => Shim::new(identity)?,
+            };
+            let events = shim.events_address.as_ref();
+            let publisher = events.map(|address| Publisher::new(address, &namespace));
+            if publisher.is_some() {
+                shim.follow();
+            }
+            if let Err(error) = shim.go_on() {
+                let error = journal::chain(&error);
+                journal::write(Level::Error, "container is not watched", &[("error", &error)]);
+            }
+            finish(Server::new(listener, signals, publisher).run(&mut shim), &socket)
+        }
+    }
 }
 
 fn delete(args: &Args) -> Result<(), CommandError> {

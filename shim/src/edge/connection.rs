@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use crate::logic::frames::{Next, Reader};
 use crate::sys::poller::{Interest, Poller, Token};
+use crate::sys::rights;
 use crate::sys::sockets::{self, Moved};
 
 /// Answers may wait up to this size; a caller that lets more pile up is dropped.
@@ -39,6 +41,12 @@ pub(crate) struct Connection {
     pub(crate) last_stream: u32,
     /// Calls that wait for a late answer.
     pub(crate) open_calls: usize,
+    /// The stream on which this caller keeps descriptors for the container.
+    #[serde(default)]
+    pub(crate) keeps: Option<u32>,
+    /// The newest frame for it. One that was not sent yet is of no use once there is another.
+    #[serde(skip)]
+    to_keep: Option<(Vec<u8>, Vec<OwnedFd>)>,
 }
 
 impl Connection {
@@ -53,6 +61,8 @@ impl Connection {
             watches_write: false,
             last_stream: 0,
             open_calls: 0,
+            keeps: None,
+            to_keep: None,
         }
     }
 
@@ -96,6 +106,17 @@ impl Connection {
         self.flush(poller)
     }
 
+    /// Queues what a keeper is to have from now on.
+    pub(crate) fn send_kept(
+        &mut self,
+        frame: Vec<u8>,
+        descriptors: Vec<OwnedFd>,
+        poller: &Poller,
+    ) -> Peer {
+        self.to_keep = Some((frame, descriptors));
+        self.flush(poller)
+    }
+
     /// Sends what the socket takes.
     pub(crate) fn flush(&mut self, poller: &Poller) -> Peer {
         while let Some(frame) = self.queue.front() {
@@ -112,10 +133,24 @@ impl Connection {
                 Moved::Closed => return Peer::Gone,
             }
         }
+        if self.queue.is_empty()
+            && let Some((frame, descriptors)) = self.to_keep.take()
+        {
+            match rights::send(&self.socket, &frame, &descriptors) {
+                Moved::Bytes(count) if count < frame.len() => {
+                    self.sent = count;
+                    self.queued += frame.len() - count;
+                    self.queue.push_back(frame);
+                }
+                Moved::Bytes(_) => {}
+                Moved::Blocked => self.to_keep = Some((frame, descriptors)),
+                Moved::Closed => return Peer::Gone,
+            }
+        }
         if self.queue.is_empty() {
             self.queue = VecDeque::new();
         }
-        let wants_write = !self.queue.is_empty();
+        let wants_write = !self.queue.is_empty() || self.to_keep.is_some();
         if wants_write != self.watches_write {
             self.watches_write = wants_write;
             let interest = if wants_write { Interest::Both } else { Interest::Read };

@@ -41,14 +41,20 @@ fn own(value: &[u8]) -> Result<CreateOptions, EdgeError> {
     if !asked.runtime_binary.is_empty() {
         return Err(EdgeError::Option("runtime_binary"));
     }
-    let log = asked.log.filter(|log| !log.path.is_empty()).map(|log| LogTarget {
-        format: match log.format() {
-            wharf::log_target::Format::JsonFile => Format::JsonFile,
-            wharf::log_target::Format::Unspecified | wharf::log_target::Format::Cri => Format::Cri,
-        },
-        path: log.path.into(),
-        max_bytes: log.max_bytes,
-        max_files: log.max_files,
+    let log = asked.log.filter(|log| !log.path.is_empty()).map(|log| {
+        let drops_when_full = log.when_full() == wharf::log_target::WhenFull::Drop;
+        LogTarget {
+            format: match log.format() {
+                wharf::log_target::Format::JsonFile => Format::JsonFile,
+                wharf::log_target::Format::Unspecified | wharf::log_target::Format::Cri => {
+                    Format::Cri
+                }
+            },
+            path: log.path.into(),
+            max_bytes: log.max_bytes,
+            max_files: log.max_files,
+            drops_when_full,
+        }
     });
     let size = |value: u32| u16::try_from(value).ok().filter(|&value| value > 0);
     let window = size(asked.terminal_width).zip(size(asked.terminal_height));

@@ -21,7 +21,7 @@ use super::handover;
 use super::publisher::Publisher;
 use super::status::{EdgeError, status};
 use super::{shim_service, task_service};
-use crate::flow::{Completion, Error, Shim, Ticket};
+use crate::flow::{Completion, Error, Message, Shim, Ticket};
 use crate::logic::frames::Next;
 use crate::sys::journal::{self, Level};
 use crate::sys::poller::{Interest, Ready, Token};
@@ -38,6 +38,8 @@ pub(crate) enum Reply {
     Now(Vec<u8>),
     /// With this form, when it is there.
     Later(Form),
+    /// Not at all: the stream stays open, and what is to be kept goes out on it.
+    Keep,
 }
 
 /// The message that a late answer becomes.
@@ -162,6 +164,7 @@ impl Server {
                 self.on_ready(ready, shim);
             }
             shim.on_time();
+            self.tell_keepers(shim);
             self.deliver(shim);
             self.publish(shim);
             if let Some((binary, ticket)) = shim.upgrade.take() {
@@ -256,6 +259,7 @@ impl Server {
                     None => continue,
                 },
             };
+            self.tell_keepers(shim);
             if self.answer(number, stream, result, shim) == Peer::Gone {
                 return Peer::Gone;
             }
@@ -301,6 +305,10 @@ impl Server {
                 self.pending.insert(ticket, Pending { asked, form });
                 None
             }
+            Ok(Reply::Keep) => {
+                connection.keeps = Some(stream);
+                None
+            }
             Err(error) => Some(Err(status(&asked, &error))),
         }
     }
@@ -319,6 +327,41 @@ impl Server {
             publisher.publish(&happened, shim.poller());
         }
         publisher.on_time(shim.poller());
+    }
+
+    /// Those who keep have what there is to keep, before anybody is told of it.
+    fn tell_keepers(&mut self, shim: &mut Shim) {
+        if !std::mem::take(&mut shim.is_kept_stale) {
+            return;
+        }
+        let keepers: Vec<(u32, u32)> = self
+            .connections
+            .iter()
+            .filter_map(|(&number, connection)| Some((number, connection.keeps?)))
+            .collect();
+        for (number, stream) in keepers {
+            let frame = shim.keep().and_then(|Message { state, descriptors }| {
+                let count = u32::try_from(descriptors.len()).unwrap_or(0);
+                let kept = shim::Kept { state, descriptors: count };
+                let frame = frame(FrameType::Data, stream, &kept);
+                let frame = frame.map_err(|error| {
+                    SysError::new("keep", "state", std::io::Error::other(error))
+                })?;
+                Ok((frame, descriptors))
+            });
+            let (frame, descriptors) = match frame {
+                Ok(frame) => frame,
+                Err(error) => {
+                    let error = journal::chain(&error);
+                    journal::write(Level::Error, "nothing is kept", &[("error", &error)]);
+                    continue;
+                }
+            };
+            let Some(connection) = self.connections.get_mut(&number) else { continue };
+            if connection.send_kept(frame, descriptors, shim.poller()) == Peer::Gone {
+                self.close(number, shim);
+            }
+        }
     }
 
     fn complete(&mut self, (ticket, result): Completion, shim: &mut Shim) {

@@ -65,6 +65,11 @@ pub(crate) fn call(request: &Request, ticket: Ticket, shim: &mut Shim) -> Result
             shim.upgrade = Some((asked.binary.into(), ticket));
             Ok(Reply::Later(Form::Empty))
         }
+        "Keep" => {
+            wire::KeepRequest::decode(payload)?;
+            shim.is_kept_stale = true;
+            Ok(Reply::Keep)
+        }
         "ReopenLog" => {
             wire::ReopenLogRequest::decode(payload)?;
             shim.reopen_log()?;

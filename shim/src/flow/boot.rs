@@ -24,6 +24,20 @@ pub(crate) enum Booted {
 
 /// Makes the shim's process. A second start for a living shim answers with its address.
 pub(crate) fn boot(identity: &Identity) -> Result<Booted, Error> {
+    boot_as(identity, Inherited::Strangers)
+}
+
+/// What other descriptors are open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inherited {
+    /// What the caller forgot to close.
+    Strangers,
+    /// Ours, to be kept.
+    Ours,
+}
+
+/// As [`boot`].
+pub(crate) fn boot_as(identity: &Identity, inherited: Inherited) -> Result<Booted, Error> {
     let socket = &identity.socket;
     let address = format!("unix://{}", socket.display());
     if sockets::answers(socket) {
@@ -34,7 +48,7 @@ pub(crate) fn boot(identity: &Identity) -> Result<Booted, Error> {
     match process::fork()? {
         Side::Parent => Ok(Booted::Parent { address }),
         Side::Child => {
-            if let Err(error) = become_server(identity, &listener) {
+            if let Err(error) = become_server(identity, &listener, inherited) {
                 // Nobody listens to this process; the socket closing is what the caller sees.
                 journal::write(
                     journal::Level::Error,
@@ -48,8 +62,14 @@ pub(crate) fn boot(identity: &Identity) -> Result<Booted, Error> {
     }
 }
 
-fn become_server(identity: &Identity, listener: &UnixListener) -> Result<(), SysError> {
-    process::close_inherited(listener);
+fn become_server(
+    identity: &Identity,
+    listener: &UnixListener,
+    inherited: Inherited,
+) -> Result<(), SysError> {
+    if inherited == Inherited::Strangers {
+        process::close_inherited(listener);
+    }
     process::detach()?;
     process::redirect_stdio(&identity.bundle.join("shim.log"))?;
     process::become_subreaper()?;

@@ -9,7 +9,7 @@ use super::Error;
 use super::event;
 use super::log::{Log, LogTarget};
 use super::process::Process;
-use super::records::StateRecord;
+use super::records::{StateRecord, StdioRecord};
 use super::shim::{Container, Hold, Shim};
 use super::stdio::{From, Names, Owner, Plan, To, Uris, Window};
 use crate::logic::exit::{Ending, Exit};
@@ -115,6 +115,7 @@ impl Shim {
             return Err(error);
         }
         self.arm(number);
+        self.is_kept_stale = true;
         journal::write(Level::Info, "container created", &[("pid", &pid)]);
         self.happened(event::created(request, pid));
         self.watch_memory(pid);
@@ -135,6 +136,7 @@ impl Shim {
             shim_start_ticks: ticks.unwrap_or(0),
             is_started: started == Started::Yes,
             runtime: container.hold.task().state(),
+            stdio: Some(StdioRecord::of(&self.kept(container))),
         };
         record.save(&container.bundle)
     }

@@ -67,6 +67,7 @@ impl Shim {
         self.happened(event::Event::Deleted { exec: None, exit });
         self.unwatch_memory();
         self.container = None;
+        self.is_kept_stale = true;
         journal::write(Level::Info, "container deleted", &[("code", &exit.exit_code)]);
         self.touch();
         Ok(exit)

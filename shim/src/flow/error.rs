@@ -26,6 +26,10 @@ pub(crate) enum Error {
     Deleted,
     #[error("a container that is {0} is not handed over")]
     NotHandedOver(&'static str),
+    #[error("the record of the task is of a version that keeps nothing for another shim")]
+    NothingKept,
+    #[error(transparent)]
+    Kept(#[from] super::KeptError),
     #[error("stdin is closed")]
     StdinClosed,
     #[error("{queued} bytes of stdin wait to be read by the process, at most {limit} may")]
@@ -69,6 +73,7 @@ impl Error {
             Self::StdinClosed | Self::NotHeld | Self::NoTerminal | Self::NotHandedOver(_) => {
                 Kind::Precondition
             }
+            Self::NothingKept | Self::Kept(_) => Kind::Corrupt,
             Self::StdinFull { .. } | Self::TooMany { .. } => Kind::Exhausted,
             Self::Stdio(_)
             | Self::Signal(_)

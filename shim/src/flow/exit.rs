@@ -53,6 +53,16 @@ impl Shim {
         self.record(number, exit);
         process::reap(i32::try_from(pid).unwrap_or(0));
         self.settle(number);
+        self.is_kept_stale |= is_init;
+    }
+
+    /// The init has ended unseen.
+    pub(super) fn on_unknown_end(&mut self, number: u32, exit: Exit) {
+        self.end_others();
+        self.run_pumps(number, Turn::Drain, |_| true);
+        self.record(number, exit);
+        self.settle(number);
+        self.is_kept_stale = true;
     }
 
     /// Writes an exit down. A full disk must not keep it from being told.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Error, Ticket};
 use crate::sys::memory::Scratch;
@@ -75,6 +75,12 @@ impl Input {
             is_watched: false,
             feed,
         }
+    }
+
+    /// The process' stdin for a keeper, unless it is closed or about to be.
+    pub(crate) fn kept(&self) -> Option<BorrowedFd<'_>> {
+        let is_open = !self.is_over && !self.is_closing;
+        self.target.as_ref().filter(|_| is_open).map(AsFd::as_fd)
     }
 
     /// Takes bytes from a call. Call [`Input::run`] next.

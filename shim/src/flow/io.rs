@@ -16,6 +16,7 @@ impl Shim {
             }
             Token::Stdin(number) | Token::Feed(number) => self.run_input(number),
             Token::Memory => self.on_memory(),
+            Token::Init => self.on_init(),
             Token::Listener | Token::Signals | Token::Connection(_) | Token::Publisher => {}
         }
     }
@@ -75,8 +76,10 @@ impl Shim {
     pub(crate) fn run_input(&mut self, number: u32) {
         let Some(process) = self.processes.get_mut(&number) else { return };
         let Some(input) = &mut process.ends.input else { return };
+        let was_open = input.kept().is_some();
         let written = input.run(&mut self.scratch);
         input.arm(number, &self.poller);
+        self.is_kept_stale |= was_open && input.kept().is_none();
         self.completions.extend(
             written.into_iter().map(|(ticket, result)| (ticket, result.map(|()| Outcome::Done))),
         );

@@ -1,15 +1,16 @@
 //! The container's log: lines to the file, rotation, and what happens when the disk is full.
 //!
 //! A full disk blocks: lines wait here, the pipes are not read, the container feels a full pipe.
-//! Any other fault of the log drops output and counts it: a container is not held for a broken
+//! Or, if that was asked for, it drops whole lines and counts their bytes. Any other fault of the log drops output and counts it: a container is not held for a broken
 //! log folder.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::logic::lines::{Encoder, Format, Stream, Tail};
-use crate::sys::files::LogFile;
+use super::keep::KeptLog;
+use crate::logic::lines::{self, Encoder, Format, Stream, Tail};
+use crate::sys::files::{LogFile, Torn, mend};
 use crate::sys::journal::{self, Level};
 use crate::sys::{SysError, clock};
 
@@ -24,6 +25,8 @@ pub(crate) struct LogTarget {
     /// 0: never rotated.
     pub(crate) max_bytes: u64,
     pub(crate) max_files: u32,
+    /// On a full disk output is dropped and counted; otherwise it waits.
+    pub(crate) drops_when_full: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +40,8 @@ pub(crate) struct Log {
     /// The last line of stdout, of stderr, is a part of one.
     open_lines: [bool; 2],
     dropped: u64,
+    #[serde(default)]
+    drops_when_full: bool,
 }
 
 impl Log {
@@ -49,7 +54,38 @@ impl Log {
             retry_at: None,
             open_lines: [false; 2],
             dropped: 0,
+            drops_when_full: target.drops_when_full,
         })
+    }
+
+    /// For a keeper.
+    pub(crate) fn kept(&self) -> KeptLog {
+        let (path, max_bytes, max_files) = self.file.limits();
+        KeptLog {
+            path: path.to_owned(),
+            format: self.format,
+            max_bytes,
+            max_files,
+            drops_when_full: self.drops_when_full,
+            dropped: self.dropped,
+        }
+    }
+
+    /// The log of a shim that died, perhaps in the middle of a line.
+    pub(crate) fn adopt(kept: &KeptLog) -> Result<Self, SysError> {
+        mend(&kept.path, |part| match lines::mend(kept.format, part) {
+            Some((at, byte)) => Torn::Close { at, byte },
+            None => Torn::Drop,
+        })?;
+        let mut log = Self::open(&LogTarget {
+            path: kept.path.clone(),
+            format: kept.format,
+            max_bytes: kept.max_bytes,
+            max_files: kept.max_files,
+            drops_when_full: kept.drops_when_full,
+        })?;
+        log.dropped = kept.dropped;
+        Ok(log)
     }
 
     /// Encodes and writes; answers how many bytes of input are done with: all, but for a last
@@ -74,11 +110,23 @@ impl Log {
         }
     }
 
-    fn write(&mut self, mut bytes: &[u8]) {
+    fn write(&mut self, all: &[u8]) {
+        let mut bytes = all;
         while self.blocked.is_empty() && !bytes.is_empty() {
             match self.file.write(bytes) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if is_full(&error) && self.drops_when_full => {
+                    if self.dropped == 0 {
+                        journal::write(Level::Error, "log drops output", &[("error", &error)]);
+                    }
+                    // The last line may be there in part.
+                    let written = &all[..all.len() - bytes.len()];
+                    let lines = memchr::memrchr(b'\n', written).map_or(0, |end| end + 1);
+                    self.file.cut(written.len() - lines);
+                    self.dropped += (all.len() - lines) as u64;
+                    return;
+                }
                 Err(error) if is_full(&error) => {
                     journal::write(Level::Error, "no room for the log", &[("error", &error)]);
                     self.retry_at = Some(clock::now() + RETRY);

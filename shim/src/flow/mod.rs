@@ -3,6 +3,7 @@
 //! Knows no wire types: the edge turns requests into calls and [`Completion`]s into answers.
 //! Nothing here waits for a peer; what takes time ends in a completion.
 
+mod adopt;
 pub(crate) mod boot;
 pub(crate) mod cleanup;
 mod create;
@@ -13,6 +14,7 @@ mod exec;
 mod exit;
 mod input;
 mod io;
+mod keep;
 mod log;
 mod process;
 mod pump;
@@ -29,6 +31,7 @@ pub(crate) use create::{CreateTask, Mount, Options};
 pub(crate) use error::Error;
 pub(crate) use event::{Created as CreatedEvent, Event, Happened};
 pub(crate) use exec::AddExec;
+pub(crate) use keep::{KeptError, Message, found_in};
 pub(crate) use log::LogTarget;
 pub(crate) use read_output::ReadOutput;
 pub(crate) use shim::{Completion, Force, Identity, Outcome, Shim, Ticket};

@@ -5,8 +5,9 @@
 //! [`Pump::arm`] talks to the poller.
 
 use serde::{Deserialize, Serialize};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::keep::KeptOutput;
 use super::log::Log;
 use crate::logic::lines::{MIN_OUT, Stream, Tail};
 use crate::logic::output::Output;
@@ -101,6 +102,18 @@ impl Pump {
 
     pub(crate) fn set_source(&mut self, source: OwnedFd) {
         self.source = Some(source);
+    }
+
+    /// For a keeper; `None`: it has ended, or is held in memory.
+    pub(crate) fn kept(&self) -> Option<KeptOutput<BorrowedFd<'_>>> {
+        let source = self.source.as_ref().filter(|_| !self.is_over)?;
+        let (is_logged, sink) = match &self.sink {
+            Sink::Log => (true, None),
+            Sink::File { fd, .. } => (false, Some(fd.as_fd())),
+            Sink::Discard => (false, None),
+            Sink::Held => return None,
+        };
+        Some(KeptOutput { stream: self.stream, source: Some(source.as_fd()), is_logged, sink })
     }
 
     /// The source has ended, or was closed.

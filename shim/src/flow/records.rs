@@ -9,14 +9,18 @@
 //!
 //! All are whole or absent. `Task.Delete` removes the first three.
 
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::keep::{self, Found, Kept};
 use crate::logic::exit::Exit;
 use crate::logic::ids::ExecId;
-use crate::sys::files;
+use crate::sys::handover::collect;
+use crate::sys::pipes::PipeId;
+use crate::sys::{files, pipes, process};
 
 /// Version of [`StateRecord`].
 const STATE_VERSION: u32 = 1;
@@ -34,6 +38,26 @@ pub(crate) struct StateRecord {
     pub(crate) is_started: bool,
     /// Pid, start time, cgroup.
     pub(crate) runtime: wharf_runtime::TaskState,
+    /// For a shim that adopts with no keeper's help; absent before version 0.2.
+    #[serde(default)]
+    pub(crate) stdio: Option<StdioRecord>,
+}
+
+/// What is kept, with each descriptor's number and the pipe behind it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StdioRecord {
+    kept: serde_json::Value,
+    pipes: Vec<(i32, PipeId)>,
+}
+
+impl StdioRecord {
+    pub(crate) fn of(kept: &Kept<BorrowedFd<'_>>) -> Self {
+        let (kept, numbers) = collect(|| serde_json::to_value(kept));
+        let kept = kept.unwrap_or_default();
+        let pipes =
+            numbers.into_iter().filter_map(|number| Some((number, pipes::id(number)?))).collect();
+        Self { kept, pipes }
+    }
 }
 
 impl StateRecord {
@@ -46,6 +70,21 @@ impl StateRecord {
     /// `None`: no task was ever made here.
     pub(crate) fn load(bundle: &Path) -> Result<Option<Self>, Error> {
         load(&bundle.join("state.json"), "state record")
+    }
+
+    /// What a shim can go on with: the pipes are those that the init has open still.
+    pub(crate) fn found(self) -> Result<Found, Error> {
+        let Some(stdio) = self.stdio else { return Err(Error::NothingKept) };
+        let pid = self.runtime.pid;
+        let is_it = process::open_pidfd(pid, self.runtime.start_ticks).is_some();
+        let given = stdio
+            .pipes
+            .into_iter()
+            .filter(|_| is_it)
+            .filter_map(|(number, id)| Some((number, pipes::open_of_process(pid, id)?)))
+            .collect();
+        let kept = keep::read(stdio.kept, given)?;
+        Ok(Found { runtime: self.runtime, kept })
     }
 }
 
@@ -81,6 +120,11 @@ pub(crate) fn load_exit(bundle: &Path) -> Result<Option<Exit>, Error> {
 
 pub(crate) fn remove_exit(bundle: &Path, exec: Option<&ExecId>) -> Result<(), Error> {
     Ok(files::remove(&exit_path(bundle, exec))?)
+}
+
+/// Records of execs whose shim is gone.
+pub(crate) fn remove_execs(bundle: &Path) -> Result<(), Error> {
+    Ok(files::remove_like(bundle, "exec-", ".json")?)
 }
 
 /// Where the shim of this bundle listens.

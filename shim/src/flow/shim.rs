@@ -115,6 +115,10 @@ pub(crate) struct Shim {
     /// Where events go, kept for the next program.
     pub(crate) events_address: Option<String>,
     pub(super) next_number: u32,
+    /// What is kept has changed since it was told.
+    pub(crate) is_kept_stale: bool,
+    /// An adopted init has ended, and how is known by then.
+    pub(crate) init_gone_until: Option<Instant>,
     /// An upgrade that was asked for.
     pub(crate) upgrade: Option<(PathBuf, Ticket)>,
     /// When working memory is to be freed.
@@ -139,6 +143,8 @@ impl Shim {
             has_followers: false,
             events_address: None,
             next_number: 0,
+            is_kept_stale: false,
+            init_gone_until: None,
             upgrade: None,
             idle_at: None,
             is_stopping: false,
@@ -226,7 +232,8 @@ impl Shim {
         let log = self.log.as_ref().and_then(Log::retry_at);
         let exits = self.processes.values().filter_map(Process::announce_at);
         let readers = self.readers.iter().filter_map(|reader| reader.until);
-        let next = log.into_iter().chain(exits).chain(readers).chain(self.idle_at).min()?;
+        let next = log.into_iter().chain(exits).chain(readers).chain(self.idle_at);
+        let next = next.chain(self.init_look_at()).min()?;
         Some(next.saturating_duration_since(clock::now()))
     }
 
@@ -237,6 +244,7 @@ impl Shim {
         if is_due(self.log.as_ref().and_then(Log::retry_at)) {
             self.retry_log();
         }
+        self.look_at_init();
         self.announce_due(now);
         self.answer_readers(now);
         if is_due(self.idle_at) {

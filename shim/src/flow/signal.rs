@@ -131,6 +131,8 @@ impl Shim {
         if let Some(input) = &mut process.ends.input {
             input.close();
             self.run_input(number);
+            // A keeper's duplicate would hold the end of the input up.
+            self.is_kept_stale = true;
         }
         Ok(())
     }

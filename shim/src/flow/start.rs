@@ -20,6 +20,7 @@ impl Shim {
             Ok(()) => {
                 process.state = after;
                 process.was_started = true;
+                self.is_kept_stale |= is_init;
                 let (name, pid) = (process.name(), process.pid);
                 let event = match exec_of(process) {
                     None => Event::Started { pid },

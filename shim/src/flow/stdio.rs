@@ -184,6 +184,12 @@ pub(crate) struct Pty {
     _peer: Option<OwnedFd>,
 }
 
+impl Pty {
+    pub(super) fn new(master: OwnedFd, peer: Option<OwnedFd>) -> Self {
+        Self { master, _peer: peer }
+    }
+}
+
 impl Wires {
     /// Once the runtime has made the process.
     pub(crate) fn attach(mut self, pty: Option<OwnedFd>) -> Result<Ends, Error> {

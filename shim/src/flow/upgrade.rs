@@ -87,6 +87,12 @@ impl Shim {
         if let Some(log) = &mut shim.log {
             log.retry();
         }
+        if let Err(error) = shim.watch_init() {
+            use crate::sys::journal::{self, Level};
+            let error = journal::chain(&error);
+            journal::write(Level::Error, "init is not watched", &[("error", &error)]);
+        }
+        shim.is_kept_stale = true;
         shim.touch();
         Ok(shim)
     }

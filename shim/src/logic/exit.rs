@@ -52,7 +52,6 @@ impl Exit {
     }
 
     /// Of a process that ended unseen.
-    #[allow(dead_code, reason = "adoption comes next")]
     pub(crate) fn unknown(pid: u32, found_at_unix_ns: i64) -> Self {
         Self { unknown: true, ..Self::new(pid, Ending::Code(255), false, found_at_unix_ns) }
     }

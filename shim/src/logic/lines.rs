@@ -137,6 +137,15 @@ impl Encoder {
     }
 }
 
+/// A part of a line at the end of a log whose writer was killed: which byte is to become what for
+/// the part to be a line in truth. `None`: nothing of the container is in it.
+pub(crate) fn mend(format: Format, part: &[u8]) -> Option<(usize, u8)> {
+    match format {
+        Format::Cri if part.len() > CRI_HEAD => Some((CRI_HEAD - 2, b'P')),
+        Format::Cri | Format::JsonFile => None,
+    }
+}
+
 /// Bytes into a slice that [`Encoder::bound`] has found long enough.
 struct Writer<'a> {
     out: &'a mut [u8],
@@ -274,6 +283,25 @@ mod tests {
             assert_eq!(log.iter().filter(|&&byte| byte == b'\n').count(), lines, "{length}");
             assert_eq!(decode(&log), input);
         }
+    }
+
+    #[test]
+    fn a_torn_line_is_closed_as_a_part() {
+        let log = encode(Format::Cri, b"one\ntwo\n");
+        let whole = log.len() / 2;
+        for cut in 1..whole {
+            let mut torn = log[..whole + cut].to_vec();
+            match super::mend(Format::Cri, &torn[whole..]) {
+                Some((at, byte)) => {
+                    torn[whole + at] = byte;
+                    torn.push(b'\n');
+                    assert!(b"one\ntwo".starts_with(&decode(&torn)), "{cut}");
+                    assert!(decode(&torn).len() > 4);
+                }
+                None => assert!(cut <= super::CRI_HEAD),
+            }
+        }
+        assert_eq!(super::mend(Format::JsonFile, b"{\"log\":\"one"), None);
     }
 
     #[test]

@@ -44,6 +44,58 @@ pub(crate) fn remove(path: &Path) -> Result<(), SysError> {
     }
 }
 
+/// Removes the files of a folder whose names begin and end like this.
+pub(crate) fn remove_like(folder: &Path, begin: &str, end: &str) -> Result<(), SysError> {
+    for entry in fs::read_dir(folder).map_err(failed("list", folder))?.flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(begin) && name.ends_with(end)) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the end of a log whole: a shim that is killed may leave a part of a line. `judge` says
+/// what to do with the part.
+pub(crate) fn mend(path: &Path, judge: impl FnOnce(&[u8]) -> Torn) -> Result<(), SysError> {
+    use std::os::unix::fs::FileExt as _;
+
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        file => file.map_err(failed("open", path))?,
+    };
+    let size = file.metadata().map_err(failed("stat", path))?.len();
+    let from = size.saturating_sub(LONGEST_LINE);
+    let mut tail = vec![0; usize::try_from(size - from).unwrap_or(0)];
+    file.read_exact_at(&mut tail, from).map_err(failed("read", path))?;
+    let start = memchr::memrchr(b'\n', &tail).map_or(0, |end| end + 1);
+    if start == tail.len() {
+        return Ok(());
+    }
+    let begin = from + start as u64;
+    match judge(&tail[start..]) {
+        Torn::Drop => file.set_len(begin),
+        Torn::Close { at, byte } => file
+            .write_all_at(&[byte], begin + at as u64)
+            .and_then(|()| file.write_all_at(b"\n", size)),
+    }
+    .map_err(failed("mend", path))
+}
+
+/// More than any line of a log has.
+const LONGEST_LINE: u64 = 128 << 10;
+
+/// What becomes of a part of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Torn {
+    Drop,
+    /// One byte is changed, and the line ended.
+    Close {
+        at: usize,
+        byte: u8,
+    },
+}
+
 /// The container's log: appended to, and moved aside when it has grown.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct LogFile {
@@ -68,6 +120,19 @@ impl LogFile {
         let count = self.file.write(bytes)?;
         self.size += count as u64;
         Ok(count)
+    }
+
+    /// Path, bytes before a rotation, rotated files.
+    pub(crate) fn limits(&self) -> (&Path, u64, u32) {
+        (&self.path, self.max_bytes, self.max_files)
+    }
+
+    /// Takes the last bytes back. Best effort.
+    pub(crate) fn cut(&mut self, count: usize) {
+        let size = self.size.saturating_sub(count as u64);
+        if count > 0 && self.file.set_len(size).is_ok() {
+            self.size = size;
+        }
     }
 
     /// Call between two lines.

@@ -7,6 +7,7 @@
 //! A check that fails, or an execve, leaves the old program as it was.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -28,6 +29,8 @@ const CHECK_FD: RawFd = 0;
 thread_local! {
     /// Descriptors that the state names.
     static NAMED: RefCell<Vec<RawFd>> = const { RefCell::new(Vec::new()) };
+    /// Descriptors that came with a state from elsewhere, by the numbers that it has for them.
+    static GIVEN: RefCell<Option<BTreeMap<RawFd, OwnedFd>>> = const { RefCell::new(None) };
     /// Only look: descriptors are stood in for.
     static IS_CHECK: Cell<bool> = const { Cell::new(false) };
 }
@@ -54,7 +57,7 @@ pub(crate) mod fd {
 
 /// As [`fd`], for one that may be absent.
 pub(crate) mod optional_fd {
-    use super::{IS_CHECK, NAMED, take};
+    use super::{GIVEN, IS_CHECK, NAMED, take};
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
     use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
@@ -71,6 +74,11 @@ pub(crate) mod optional_fd {
         from: D,
     ) -> Result<Option<T>, D::Error> {
         let Some(number) = Option::<i32>::deserialize(from)? else { return Ok(None) };
+        let given =
+            GIVEN.with_borrow_mut(|given| given.as_mut().map(|given| given.remove(&number)));
+        if let Some(given) = given {
+            return Ok(given.map(T::from));
+        }
         take(number, IS_CHECK.get()).map(|fd| Some(fd.into())).map_err(serde::de::Error::custom)
     }
 }
@@ -94,6 +102,28 @@ fn set_close_on_exec(number: RawFd, flag: FdFlag) -> std::io::Result<()> {
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
     fcntl(fd, FcntlArg::F_SETFD(flag))?;
     Ok(())
+}
+
+/// Runs `write`, and answers with the numbers of the descriptors that it serialized.
+pub(crate) fn collect<T>(write: impl FnOnce() -> T) -> (T, Vec<RawFd>) {
+    NAMED.with_borrow_mut(Vec::clear);
+    let result = write();
+    (result, NAMED.with_borrow_mut(std::mem::take))
+}
+
+/// Runs `read` with descriptors from elsewhere; numbers that are not among them are absent.
+pub(crate) fn with_given<T>(given: BTreeMap<RawFd, OwnedFd>, read: impl FnOnce() -> T) -> T {
+    GIVEN.set(Some(given));
+    let result = read();
+    GIVEN.set(None);
+    result
+}
+
+/// One more descriptor for what a number, just serialized, means.
+pub(crate) fn duplicate(number: RawFd) -> Result<OwnedFd, SysError> {
+    // SAFETY: borrowed for this call only; a number that is not open makes it fail.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+    fd.try_clone_to_owned().map_err(|source| SysError::new("duplicate", "descriptor", source))
 }
 
 /// Runs `read` with descriptors stood in for.

@@ -9,9 +9,11 @@ pub(crate) mod handover;
 pub(crate) mod journal;
 pub(crate) mod logger;
 pub(crate) mod memory;
+pub(crate) mod pidfd;
 pub(crate) mod pipes;
 pub(crate) mod poller;
 pub(crate) mod process;
+pub(crate) mod rights;
 pub(crate) mod sockets;
 
 use wharf_proto::kind::Kind;

@@ -20,6 +20,43 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), SysError> {
     nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| SysError::new("create", "pipe", errno))
 }
 
+/// Names a pipe, or a named pipe, while it is there.
+pub(crate) type PipeId = (u64, u64);
+
+/// What pipe a number, just serialized, means; `None`: it is no pipe.
+pub(crate) fn id(number: std::os::fd::RawFd) -> Option<PipeId> {
+    // SAFETY: borrowed for this call only; a number that is not open makes it fail.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+    let stat = nix::sys::stat::fstat(fd).ok()?;
+    let is_pipe = stat.st_mode & libc::S_IFMT == libc::S_IFIFO;
+    is_pipe.then_some((stat.st_dev, stat.st_ino))
+}
+
+/// Opens our end of a pipe anew that a process has as one of its standard descriptors. What it has
+/// there may be anything by now, so it is looked at before it is opened.
+pub(crate) fn open_of_process(pid: i32, wanted: PipeId) -> Option<OwnedFd> {
+    for (number, writes) in [(0, true), (1, false), (2, false)] {
+        let Ok(look) = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(format!("/proc/{pid}/fd/{number}"))
+        else {
+            continue;
+        };
+        if id(look.as_raw_fd()) != Some(wanted) {
+            continue;
+        }
+        return OpenOptions::new()
+            .read(!writes)
+            .write(writes)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(format!("/proc/self/fd/{}", look.as_raw_fd()))
+            .map(OwnedFd::from)
+            .ok();
+    }
+    None
+}
+
 /// For a process' stdout or stderr.
 pub(crate) fn output_pipe() -> Result<Pipe, SysError> {
     let (read, write) = pipe()?;

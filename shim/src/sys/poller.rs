@@ -27,6 +27,8 @@ pub(crate) enum Token {
     Publisher,
     /// The kernel's word on memory.
     Memory,
+    /// The pidfd of an init that is not our child.
+    Init,
 }
 
 /// When to wake.
@@ -65,6 +67,7 @@ impl Token {
             Self::Feed(number) => 7 << 40 | u64::from(number),
             Self::Publisher => 8 << 40,
             Self::Memory => 9 << 40,
+            Self::Init => 10 << 40,
         }
     }
 
@@ -81,6 +84,7 @@ impl Token {
             7 => Self::Feed(number),
             8 => Self::Publisher,
             9 => Self::Memory,
+            10 => Self::Init,
             _ => return None,
         })
     }
@@ -173,6 +177,7 @@ mod tests {
             Token::Feed(2),
             Token::Publisher,
             Token::Memory,
+            Token::Init,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

@@ -131,6 +131,24 @@ pub(crate) fn reap(pid: i32) {
     }
 }
 
+/// Waits for one child to end and takes it away.
+pub(crate) fn wait_child(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    while nix::sys::wait::waitpid(pid, None) == Err(nix::errno::Errno::EINTR) {}
+}
+
+/// Field 4 of a process' stat file.
+pub(crate) fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat[stat.rfind(')')? + 2..].split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Closes every descriptor but the standard ones. To be called first in a program.
+pub(crate) fn close_all_inherited() {
+    // SAFETY: this program has opened nothing yet: no descriptor in the range has an owner.
+    let _ = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+}
+
 fn wait(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<Ended> {
     // Not nix: it fails on an end by a real-time signal.
     // SAFETY: siginfo_t is plain data, for which zero is a value.

@@ -23,7 +23,7 @@ use wharf_proto::task;
 use wharf_proto::ttrpc::{FrameType, HEADER_LEN, Header, Request, Response, frame};
 
 /// The longest that anything here may take.
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 const BUSYBOX: &str = "/usr/bin/busybox";
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
