@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm bench lint deps root clean-host fuzz
+.PHONY: help build demo test test-vm bench lint deps root clean-host fuzz test-vm-systemd
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -59,6 +59,11 @@ test: root deps build
 test-vm:
 	@tests/deps.sh qemu-system-x86_64:qemu-system-x86 busybox-static depmod:kmod ps:procps
 	@tests/vm/conformance.sh $(VM_ARGS)
+
+# Cgroups by systemd, and checkpoints: a small Debian in such a machine (debootstrap, 300 MiB).
+test-vm-systemd: root
+	@tests/deps.sh qemu-system-x86_64:qemu-system-x86 busybox-static depmod:kmod debootstrap mke2fs:e2fsprogs
+	@tests/vm/systemd.sh
 
 bench: root build
 	@WHARF_BIN_DIR=$(BIN) $(BIN)/wharf-bench $(BENCH_ARGS)

@@ -287,7 +287,7 @@ fn hooks_run_in_order() -> Check {
     )?;
     r.world.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
     r.save()?;
-    r.world.has(&r.bad(&["run", "c"])?.1, "hooks.createRuntime[0]")?;
+    r.world.has(&r.bad(&["run", "c"])?.1, "error running createRuntime hook #0")?;
     r.world.spec["hooks"] =
         json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "60"], "timeout": 1}]});
     r.save()?;

@@ -142,6 +142,7 @@ fn run(
     sys_process::setsid().step(|| "start a session")?;
     process::leave_keyring(&mut warnings);
     cgroup.enter()?;
+    sys_process::reset_affinity();
     process::set_oom_score(plan, &mut warnings)?;
     process::set_labels(plan)?;
     // The container's processes are about to see this one: no ptrace, no /proc/<pid>/fd

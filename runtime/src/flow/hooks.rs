@@ -1,8 +1,10 @@
 //! Programs of the spec that run at the turns of a container's life, with its state on their
 //! standard input.
 
-use std::io::Write;
-use std::os::fd::AsFd;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,6 +14,7 @@ use crate::spec::{Hook, Hooks, Spec};
 
 use crate::error::{Error, ErrorKind, Failure, Step};
 use crate::sys::process;
+use crate::sys::sealed::memory_file;
 
 /// For a hook that names none; a hook that hangs must not hang its container for ever.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -67,9 +70,17 @@ impl Subject {
     }
 
     /// In the container, just before its program.
-    pub(crate) fn start_container(&self, pid: i32) -> Result<(), Failure> {
+    pub(crate) fn start_container(&self, pid: i32, env: &[CString]) -> Result<(), Failure> {
         let Some(hooks) = &self.hooks else { return Ok(()) };
-        run("startContainer", hooks.start_container().as_deref(), &self.state("created", pid))
+        let Some(mut own) = hooks.start_container().clone() else { return Ok(()) };
+        for hook in &mut own {
+            if hook.env().is_none() {
+                // As runc always had it for these.
+                let all = env.iter().map(|entry| entry.to_string_lossy().into_owned());
+                hook.set_env(Some(all.collect()));
+            }
+        }
+        run("startContainer", Some(&own), &self.state("created", pid))
     }
 
     /// After the program has begun.
@@ -121,7 +132,8 @@ pub(crate) fn check(spec: &Spec) -> Result<(), Error> {
 }
 
 fn named(name: &str, index: usize, failure: Failure) -> Failure {
-    Failure { step: format!("hooks.{name}[{index}]: {}", failure.step), ..failure }
+    // runc's words, by which its callers know this case.
+    Failure { step: format!("error running {name} hook #{index}: {}", failure.step), ..failure }
 }
 
 fn run(name: &str, hooks: Option<&[Hook]>, state: &[u8]) -> Result<(), Failure> {
@@ -129,6 +141,19 @@ fn run(name: &str, hooks: Option<&[Hook]>, state: &[u8]) -> Result<(), Failure> 
         run_one(hook, state).map_err(|failure| named(name, index, failure))?;
     }
     Ok(())
+}
+
+/// The end of what a hook said.
+fn tail(said: &OwnedFd) -> String {
+    const MOST: u64 = 2048;
+    let mut bytes = Vec::new();
+    // A copy has the same place in the file, which is at its end.
+    if let Ok(mut file) = said.try_clone().map(File::from) {
+        let end = file.seek(SeekFrom::End(0)).unwrap_or(0);
+        let _ = file.seek(SeekFrom::Start(end.saturating_sub(MOST)));
+        let _ = file.take(MOST).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }
 
 fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Failure> {
@@ -139,7 +164,10 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Failure> {
     }
     command.env_clear();
     command.envs(hook.env().iter().flatten().filter_map(|entry| entry.split_once('=')));
-    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    // What it says goes into the error; into memory, so that it never waits for a reader.
+    let said = memory_file("hook").step(step)?;
+    let errors = said.try_clone().step(step)?;
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(errors);
     let mut child = command.spawn().step(step)?;
     let pidfd = process::pidfd_open(child.id() as i32).step(step)?;
     if let Some(mut stdin) = child.stdin.take() {
@@ -158,7 +186,10 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Failure> {
     let status = child.wait().step(step)?;
     match (ended, status.success()) {
         (true, true) => Ok(()),
-        (true, false) => Err(Failure::new(ErrorKind::Internal, step(), status.to_string())),
+        (true, false) => {
+            let text = format!("{status}, stderr: {}", tail(&said));
+            Err(Failure::new(ErrorKind::Internal, step(), text))
+        }
         (false, _) => {
             let text = format!("timeout after {} s", timeout.as_secs());
             Err(Failure::new(ErrorKind::Deadline, step(), text))

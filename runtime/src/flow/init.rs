@@ -124,7 +124,7 @@ impl Init<'_> {
 
     fn go(&self, channel: &Channel, program: &process::Program) -> Result<Infallible, Failure> {
         wait_for_go(channel)?;
-        self.subject.start_container(1)?;
+        self.subject.start_container(1, &program.env)?;
         let seccomp = self.plan.seccomp.as_ref();
         let preserved = self.options.preserved_fds;
         Err(process::become_program(&self.plan.process, program, seccomp, preserved))
@@ -147,6 +147,8 @@ impl Init<'_> {
             Some(doors) => Cgroup::enter_by(doors)?,
             None => self.cgroup.enter()?,
         }
+        // The caller's own is not the container's: the cgroup says what may be used.
+        sys_process::reset_affinity();
         process::set_oom_score(&plan.process, warnings)?;
         process::set_labels(&plan.process)?;
         // The pid namespace was joined by being born into it.
@@ -207,7 +209,10 @@ impl Init<'_> {
             let root = path::open_host(self.root_path).step(|| "open the container's root")?;
             filled = Some(self.fill_root(root.as_fd(), sources.take(), nodes.take())?);
             self.channel.send(&Message::Hooks.encode(), None).step(|| "ask for the hooks")?;
-            self.subject.create_container(wait_for_go_as(self.channel)?)?;
+            let pid = wait_for_go_as(self.channel)?;
+            // Relative names are below the root to be, as for runc's.
+            path::change_directory(root.as_fd()).step(|| "change to the container's root")?;
+            self.subject.create_container(pid)?;
         }
         let root = match self.options.no_pivot {
             false => rootfs::pivot(self.root_path, plan.root_propagation)?,

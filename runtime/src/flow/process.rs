@@ -187,7 +187,7 @@ fn enter_directory(process: &ProcessPlan) -> Result<(), Failure> {
 #[derive(Debug)]
 pub(crate) struct Program {
     path: CString,
-    env: Vec<CString>,
+    pub(crate) env: Vec<CString>,
 }
 
 /// Finds the program, and what it does not know yet of its user.
@@ -271,6 +271,11 @@ fn refused(error: std::io::Error, step: String) -> Failure {
         _ => NOT_EXECUTABLE,
     };
     match Err::<(), _>(error).step(|| step) {
+        // Engines know the two apart from their words, and not all of them this one.
+        Err(failure) if failure.errno == no::EISDIR => {
+            let text = format!("{}: permission denied", failure.text);
+            Failure { text, ..failure }.with_exit_code(code)
+        }
         Err(failure) => failure.with_exit_code(code),
         Ok(()) => Failure::new(ErrorKind::Internal, "exec", "no reason"),
     }

@@ -102,7 +102,7 @@ pub(crate) struct Rule {
 
 /// The rules of a spec, and after them those for what every container may use. The last that fits
 /// decides. None at all in the spec: nothing is forbidden.
-pub(crate) fn rules(spec: &[LinuxDeviceCgroup], nodes: &[LinuxDevice]) -> Result<Vec<Rule>, Error> {
+pub(crate) fn rules(spec: &[LinuxDeviceCgroup]) -> Result<Vec<Rule>, Error> {
     if spec.is_empty() {
         return Ok(Vec::new());
     }
@@ -128,20 +128,6 @@ pub(crate) fn rules(spec: &[LinuxDeviceCgroup], nodes: &[LinuxDevice]) -> Result
     all.extend(DEFAULT_NODES.iter().map(|(_, major, minor)| char_device(*major, Some(*minor))));
     // Terminals: /dev/pts/*, ptmx.
     all.extend([char_device(136, None), char_device(5, Some(2))]);
-    for node in nodes {
-        let kind = match node.typ() {
-            LinuxDeviceType::B => b'b',
-            LinuxDeviceType::C | LinuxDeviceType::U => b'c',
-            LinuxDeviceType::P | LinuxDeviceType::A => continue,
-        };
-        all.push(Rule {
-            allow: true,
-            kind: Some(kind),
-            major: u32::try_from(node.major()).ok(),
-            minor: u32::try_from(node.minor()).ok(),
-            access: uses::ALL,
-        });
-    }
     Ok(all)
 }
 
@@ -218,13 +204,13 @@ mod tests {
             {"allow":true,"type":"c","major":10,"minor":229,"access":"rw"},
             {"allow":false,"access":"m"}]"#;
         let spec: Vec<LinuxDeviceCgroup> = serde_json::from_str(json).expect("json");
-        let all = rules(&spec, &[]).expect("valid");
+        let all = rules(&spec).expect("valid");
         assert_eq!(all[0].for_v1()[0].v1_line(), "a");
         assert_eq!(all[1].v1_line(), "c 10:229 rw");
         let split: Vec<_> = all[2].for_v1().iter().map(Rule::v1_line).collect();
         assert_eq!(split, ["c *:* m", "b *:* m"]);
         assert!(all.len() > 10);
-        assert!(rules(&[], &[]).expect("valid").is_empty());
+        assert!(rules(&[]).expect("valid").is_empty());
     }
 
     #[test]

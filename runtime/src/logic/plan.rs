@@ -108,7 +108,7 @@ impl<'a> Plan<'a> {
             masked: paths("linux.maskedPaths", linux.masked_paths().as_deref())?,
             read_only: paths("linux.readonlyPaths", linux.readonly_paths().as_deref())?,
             nodes: devices::nodes(spec_nodes)?,
-            device_rules: devices::rules(spec_rules, spec_nodes)?,
+            device_rules: devices::rules(spec_rules)?,
             cgroup: cgroup_layout::relative_path(linux.cgroups_path().as_deref(), id)?,
             resources,
             uid_map,

@@ -195,7 +195,7 @@ objects! {
     Hook {
         required path: PathBuf = "path",
         optional args: Vec<String> = "args",
-        optional env: Vec<String> = "env",
+        optional env / set_env: Vec<String> = "env",
         optional (copy) timeout: i64 = "timeout",
     }
     /// Linux's part.

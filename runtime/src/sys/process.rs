@@ -248,3 +248,13 @@ pub(crate) fn signal_pid(pid: i32, signal: i32) -> io::Result<()> {
     check(i64::from(unsafe { libc::kill(pid, signal) }))?;
     Ok(())
 }
+
+/// Lets this process run wherever its cpuset allows.
+pub(crate) fn reset_affinity() {
+    let all = [u64::MAX; 128];
+    // SAFETY: pointer and length are of one live array. What the kernel does not have is ignored by
+    // it; where it refuses, the process stays where it was.
+    unsafe {
+        libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&all), all.as_ptr());
+    }
+}

@@ -53,16 +53,21 @@ fn read_only_mount() -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-fn sealed_copy() -> io::Result<OwnedFd> {
-    let name = c_str(b"wharf-runtime")?;
+/// A file in memory, closed by execve.
+pub(crate) fn memory_file(name: &str) -> io::Result<OwnedFd> {
+    let name = c_str(name.as_bytes())?;
     // SAFETY: `name` is NUL-terminated; a success is a new descriptor that is ours alone.
-    let copy = unsafe {
+    unsafe {
         let fd = check(i64::from(libc::memfd_create(
             name.as_ptr(),
             libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
         )))?;
-        OwnedFd::from_raw_fd(fd as i32)
-    };
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+fn sealed_copy() -> io::Result<OwnedFd> {
+    let copy = memory_file("wharf-runtime")?;
     let mut to = File::from(copy);
     io::copy(&mut File::open("/proc/self/exe")?, &mut to)?;
     // SAFETY: integers only.
