@@ -13,7 +13,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::drivers::registry::Settings;
+use crate::drivers::{
+    registry::Settings,
+    signatures::{Key, Policy, Require, Requirement, Rule, RuleFile},
+};
 
 /// Read when it exists and no other is named.
 pub const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
@@ -167,6 +170,7 @@ struct File {
     registry_mirrors: Vec<String>,
     #[serde(rename = "insecure-registries")]
     insecure_registries: Vec<String>,
+    signatures: Vec<RuleFile>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -206,6 +210,7 @@ const KEYS: &[&str] = &[
     "registry_auth_file",
     "registry-mirrors",
     "insecure-registries",
+    "signatures",
 ];
 
 /// What the command line and the environment said.
@@ -326,6 +331,7 @@ impl Config {
                     .unwrap_or_else(|| Settings::default().hosts_folder),
                 mirrors: file.registry_mirrors,
                 insecure: file.insecure_registries,
+                policy: policy(file.signatures)?,
                 auth_file: file
                     .registry_auth_file
                     .map(|path| absolute("registry_auth_file", path))
@@ -333,6 +339,36 @@ impl Config {
             },
         })
     }
+}
+
+/// Keys are read at once: a policy that can't be kept is no setting to start with.
+fn policy(files: Vec<RuleFile>) -> Result<Policy, ConfigError> {
+    let mut rules = Vec::with_capacity(files.len());
+    for file in files {
+        let wrong = |key, value: &Path, problem: String| ConfigError::Value {
+            key,
+            value: value.display().to_string(),
+            problem,
+        };
+        let mut keys = Vec::with_capacity(file.keys.len());
+        for path in &file.keys {
+            let text = fs::read_to_string(path)
+                .map_err(|e| wrong("signatures.keys", path, e.to_string()))?;
+            let key = Key::from_pem(&text);
+            keys.push(key.map_err(|e| wrong("signatures.keys", path, e.to_string()))?);
+        }
+        let requirement = match file.require {
+            Require::Nothing => Requirement::Nothing,
+            Require::Never => Requirement::Never,
+            Require::Signature if keys.is_empty() => {
+                let problem = "it asks for a signature: `keys` are needed".to_owned();
+                return Err(wrong("signatures.pattern", Path::new(&file.pattern), problem));
+            }
+            Require::Signature => Requirement::Signature(keys),
+        };
+        rules.push(Rule { pattern: file.pattern, requirement, identity: file.identity });
+    }
+    Ok(Policy { rules })
 }
 
 fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {

@@ -29,6 +29,12 @@ pub(crate) struct PullArgs {
     /// Platform in place of this host's: linux/arm64
     #[arg(long)]
     platform: Option<String>,
+    /// All platforms of an index: to save or push it whole
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
+    /// All tags that the registry has of the repository
+    #[arg(short, long)]
+    all_tags: bool,
     /// Reference: [REGISTRY/]NAME[:TAG|@DIGEST]
     image: String,
 }
@@ -72,12 +78,37 @@ impl Say {
 pub(crate) async fn pull(context: &Context, args: PullArgs) -> Result<u8> {
     let client = context.client().await?;
     let say = if args.quiet { Say::Nothing } else { Say::OnStdout };
-    let image = fetch(&client, &args.image, args.platform.as_deref(), say).await?;
-    let asked = with_tag(&args.image);
-    let matching = |name: &&String| human::familiar(name) == human::familiar(&asked);
-    let name = image.names.iter().find(matching).unwrap_or(&asked);
-    output::print_line(name)?;
+    let mut references = vec![args.image.clone()];
+    if args.all_tags {
+        let (repository, tag, digest) = human::split_reference(&args.image);
+        if tag.or(digest).is_some() {
+            bail!("--all-tags goes with a name that has no tag");
+        }
+        let credentials = docker_config::credentials_for(repository)?;
+        let tags = client.tags(repository, credentials).await?;
+        references = tags.iter().map(|tag| format!("{repository}:{tag}")).collect();
+    }
+    for reference in &references {
+        let platforms = match (&args.platform, args.all_platforms) {
+            (_, true) => Platforms::All,
+            (Some(one), false) => Platforms::One(one),
+            (None, false) => Platforms::Host,
+        };
+        let image = fetch_for(&client, reference, platforms, say).await?;
+        let asked = with_tag(reference);
+        let matching = |name: &&String| human::familiar(name) == human::familiar(&asked);
+        let name = image.names.iter().find(matching).unwrap_or(&asked);
+        output::print_line(name)?;
+    }
     Ok(0)
+}
+
+/// Which images of an index.
+#[derive(Debug, Clone, Copy)]
+enum Platforms<'a> {
+    Host,
+    One(&'a str),
+    All,
 }
 
 /// Pulls, and tells of it in Docker's words.
@@ -87,12 +118,26 @@ pub(crate) async fn fetch(
     platform: Option<&str>,
     say: Say,
 ) -> Result<Image> {
+    let platforms = platform.map_or(Platforms::Host, Platforms::One);
+    fetch_for(client, reference, platforms, say).await
+}
+
+async fn fetch_for(
+    client: &Client,
+    reference: &str,
+    platforms: Platforms<'_>,
+    say: Say,
+) -> Result<Image> {
     let full = with_tag(reference);
     let (repository, tag, digest) = human::split_reference(&full);
     say.line(&format!("{}: Pulling from {repository}", tag.or(digest).unwrap_or("")))?;
     let request = PullImageRequest {
         reference: reference.to_owned(),
-        platform: platform.unwrap_or_default().to_owned(),
+        platform: match platforms {
+            Platforms::One(platform) => platform.to_owned(),
+            Platforms::Host | Platforms::All => String::new(),
+        },
+        all_platforms: matches!(platforms, Platforms::All),
         credentials: docker_config::credentials_for(reference)?,
     };
     let mut pull = client.pull(request).await?;

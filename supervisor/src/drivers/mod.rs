@@ -8,5 +8,6 @@ pub mod oci;
 pub mod processes;
 pub mod registry;
 pub mod shims;
+pub mod signatures;
 pub mod snapshots;
 pub mod unpack;

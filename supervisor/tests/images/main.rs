@@ -12,4 +12,5 @@ mod liar;
 mod lies;
 mod pushes;
 mod registries;
+mod signed;
 mod world;

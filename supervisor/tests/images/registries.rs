@@ -4,14 +4,18 @@ use std::{fs, sync::Arc};
 
 use wharf_proto::kind::Kind;
 use wharf_supervisor::{
-    drivers::registry::Credentials,
+    drivers::{
+        content::Digest,
+        oci::Platform,
+        registry::{Action, Credentials, Session, Settings},
+    },
     fault::Fault as _,
-    services::images::{PullRequest, Reporter, Stage},
+    services::images::{Extent, PullRequest, PushRequest, Reporter, Stage},
 };
 
 use crate::world::{
-    Layer, Registry, World, docker_save, flaky_proxy, namespace, noise, run, skip, skopeo_copy,
-    wait_for,
+    Layer, Registry, World, docker_save, docker_save_for, flaky_proxy, namespace, noise, run, skip,
+    skopeo_copy, wait_for,
 };
 
 struct Pushed {
@@ -56,8 +60,7 @@ async fn pulls_what_skopeo_pushed() {
         let world = World::new();
         let reference = format!("{}/app:{tag}", pushed.registry.address);
         let (listener, mut progress) = tokio::sync::mpsc::channel(10_000);
-        let request =
-            PullRequest { reference: reference.clone(), platform: None, credentials: None };
+        let request = PullRequest::new(&reference);
         let reporter = Reporter::new(listener);
         let pulled = world.images.pull(&namespace(), &request, &reporter).await.expect("pull");
         drop(reporter);
@@ -147,7 +150,7 @@ async fn the_index_is_followed_to_this_platform() {
     let request = PullRequest {
         reference: format!("{address}/app:many"),
         platform: Some("linux/s390x".into()),
-        credentials: None,
+        ..PullRequest::new("")
     };
     let error =
         world.images.pull(&namespace(), &request, &Reporter::default()).await.expect_err("none");
@@ -198,6 +201,7 @@ async fn credentials_are_checked() {
         let request = PullRequest {
             reference: reference.clone(),
             platform: None,
+            extent: Extent::One,
             credentials: credentials.map(|(u, p)| Credentials::password(u, p)),
         };
         world.images.pull(&namespace(), &request, &Reporter::default()).await
@@ -316,4 +320,83 @@ async fn tls_with_an_authority_of_its_own() {
     assert_eq!(world.read(&pulled, "/top").as_deref(), Some("4"));
     world.hosts(&registry.address, &format!("{server}skip_verify = true\n"));
     assert!(world.pull(&reference).await.expect("pull").up_to_date);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn platforms_one_or_all() {
+    if skip(&["docker-registry"]) {
+        return;
+    }
+    let registry = Registry::start(None).expect("registry");
+    let (host, far) = (Platform::host(), "linux/s390x");
+    let source = World::new();
+    // Two images of two platforms, then an index of both.
+    let mut entries = Vec::new();
+    for (architecture, text) in [(host.architecture.as_str(), "here"), ("s390x", "far")] {
+        let name = format!("{}/app:{architecture}", registry.address);
+        let layer = Layer::new().file("name", text).finish();
+        let archive = docker_save_for(&[layer], &[&name], architecture);
+        let image = source.import(&archive, None).await.expect("import").remove(0);
+        let request = PushRequest { reference: name, credentials: None };
+        source.images.push(&namespace(), &request, &Reporter::default()).await.expect("push");
+        let size = fs::metadata(source.content.path(&image.manifest_digest)).expect("there").len();
+        entries.push(serde_json::json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": image.manifest_digest, "size": size,
+            "platform": {"os": "linux", "architecture": architecture},
+        }));
+    }
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": entries,
+    });
+    let many = format!("{}/app:many", registry.address);
+    let reference = many.parse().expect("a reference");
+    let session = Session::new(&reference, None, &Settings::default(), Action::Push);
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let bytes = index.to_string().into_bytes().into();
+    session.expect("session").push_document("many", media_type, &bytes).await.expect("push");
+
+    let pull = async |world: &World, request: PullRequest| {
+        world.images.pull(&namespace(), &request, &Reporter::default()).await
+    };
+    let of = |reference: &str, platform: Option<&str>| PullRequest {
+        platform: platform.map(str::to_owned),
+        ..PullRequest::new(reference)
+    };
+    let world = World::new();
+    let image = pull(&world, of(&many, None)).await.expect("this host's").image;
+    assert_eq!(world.read(&image, "/name").as_deref(), Some("here"));
+    let image = pull(&world, of(&many, Some(far))).await.expect("another").image;
+    assert_eq!(world.read(&image, "/name").as_deref(), Some("far"));
+    assert_eq!(image.platform, far);
+    // An image that is for one platform is not another's, though no index says so.
+    let single = format!("{}/app:s390x", registry.address);
+    let error = pull(&world, of(&single, Some("linux/arm64"))).await.expect_err("not for that");
+    assert_eq!(error.kind(), Kind::NotFound, "{error:?}");
+    assert!(error.to_string().contains("s390x"), "{error}");
+    pull(&world, of(&single, None)).await.expect("whoever names none gets what there is");
+
+    let world = World::new();
+    let request = PullRequest { extent: Extent::All, ..PullRequest::new(&many) };
+    let image = pull(&world, request).await.expect("all").image;
+    assert_eq!(world.read(&image, "/name").as_deref(), Some("here"));
+    let world = world.restart();
+    // The whole index can be pushed on, and is the same there.
+    let elsewhere = Registry::start(None).expect("registry");
+    let moved = format!("{}/app:moved", elsewhere.address);
+    world.images.tag(&namespace(), &many, &moved).await.expect("tag");
+    let request = PushRequest { reference: moved.clone(), credentials: None };
+    let pushed = world.images.push(&namespace(), &request, &Reporter::default()).await;
+    assert_eq!(&pushed.expect("push").digest, image.digest());
+    let other = World::new();
+    let image = pull(&other, of(&moved, Some(far))).await.expect("the other").image;
+    assert_eq!(other.read(&image, "/name").as_deref(), Some("far"));
+    // Saved, it comes back whole.
+    let archive = world.export(&[many.clone()]).await.expect("export");
+    let back = World::new();
+    let loaded = back.import(&archive, None).await.expect("import").remove(0);
+    assert_eq!(loaded.digest(), &Digest::of(&index.to_string().into_bytes()));
+    assert_eq!(back.read(&loaded, "/name").as_deref(), Some("here"));
+    assert_eq!(back.export(&[many]).await.expect("again"), archive, "the same bytes");
 }

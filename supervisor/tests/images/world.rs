@@ -16,6 +16,7 @@ use wharf_supervisor::{
     drivers::{
         content::{ContentStore, Digest},
         registry::Settings,
+        signatures::Policy,
         snapshots::{Overlay, Snapshotter},
     },
     ids::Namespace,
@@ -41,17 +42,22 @@ pub(crate) fn namespace() -> Namespace {
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self::open(tempfile::tempdir().expect("tempdir"))
+        Self::with_policy(Policy::default())
     }
 
-    fn open(dir: tempfile::TempDir) -> Self {
+    /// With a signature policy.
+    pub(crate) fn with_policy(policy: Policy) -> Self {
+        Self::open(tempfile::tempdir().expect("tempdir"), policy)
+    }
+
+    fn open(dir: tempfile::TempDir, policy: Policy) -> Self {
         let store = wait_for(|| Store::open(&dir.path().join("meta")).ok());
         let content = ContentStore::open(dir.path()).expect("content");
         let snapshots: Arc<dyn Snapshotter> =
             Arc::new(Overlay::open(dir.path(), store.clone()).expect("snapshots"));
         let events = Events::new(store.clone());
         let registries =
-            Settings { hosts_folder: dir.path().join("certs.d"), ..Settings::default() };
+            Settings { hosts_folder: dir.path().join("certs.d"), policy, ..Settings::default() };
         let images = Images::with_registries(
             store.clone(),
             events,
@@ -66,7 +72,7 @@ impl World {
     pub(crate) fn restart(self) -> Self {
         let Self { dir, store, content, snapshots, images } = self;
         drop((store, content, snapshots, images));
-        let world = Self::open(dir);
+        let world = Self::open(dir, Policy::default());
         world.images.sweep(&Default::default()).expect("sweep");
         world
     }
@@ -99,9 +105,7 @@ impl World {
     }
 
     pub(crate) async fn pull(&self, reference: &str) -> Result<Pulled, Error> {
-        let request =
-            PullRequest { reference: reference.into(), platform: None, credentials: None };
-        self.images.pull(&namespace(), &request, &Reporter::default()).await
+        self.images.pull(&namespace(), &PullRequest::new(reference), &Reporter::default()).await
     }
 
     pub(crate) async fn export(&self, asked: &[String]) -> Result<Vec<u8>, Error> {
@@ -223,7 +227,12 @@ impl Layer {
 
 /// What `docker save` writes of an image with these layers.
 pub(crate) fn docker_save(layers: &[Vec<u8>], tags: &[&str]) -> Vec<u8> {
-    let config = config_of(layers);
+    docker_save_for(layers, tags, "amd64")
+}
+
+/// [`docker_save`] of an image for this architecture.
+pub(crate) fn docker_save_for(layers: &[Vec<u8>], tags: &[&str], architecture: &str) -> Vec<u8> {
+    let config = config_of(layers).replace("\"amd64\"", &format!("\"{architecture}\""));
     let config_name = format!("{}.json", Digest::of(config.as_bytes()).hex());
     let mut archive = Layer::new();
     let mut paths = Vec::new();

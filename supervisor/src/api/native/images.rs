@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     drivers::registry::Credentials,
-    services::images::{Error, Force, Image, Images, Progress, PullRequest, Reporter, Stage},
+    services::images::{
+        Error, Extent, Force, Image, Images, Progress, PullRequest, Reporter, Stage,
+    },
 };
 
 /// Words of progress, and pieces of an archive, on their way.
@@ -82,7 +84,8 @@ impl images_server::Images for ImagesApi {
         let request = request.into_inner();
         let credentials = request.credentials.map(credentials).filter(|c| !c.is_empty());
         let platform = Some(request.platform).filter(|platform| !platform.is_empty());
-        let request = PullRequest { reference: request.reference, platform, credentials };
+        let extent = if request.all_platforms { Extent::All } else { Extent::One };
+        let request = PullRequest { reference: request.reference, platform, credentials, extent };
         let images = self.images.clone();
         let answers = answering(move |reporter| async move {
             let pulled = images.pull(&namespace, &request, &reporter).await?;

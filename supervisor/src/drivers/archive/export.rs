@@ -13,15 +13,19 @@ use serde_json::json;
 use super::Error;
 use crate::drivers::{
     content::{ContentStore, Digest},
-    oci::{Document, MAX_DOCUMENT_BYTES, Manifest, media},
+    oci::{Document, MAX_DOCUMENT_BYTES, media},
 };
 
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const FULL_NAME: &str = "io.containerd.image.name";
+/// Indexes within indexes.
+const MAX_DEPTH: usize = 4;
 
 /// An image to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
+    /// What its names point to: an index or the manifest.
+    pub target: Digest,
     /// Digest of its manifest.
     pub manifest: Digest,
     /// Names in full that go with it.
@@ -41,7 +45,18 @@ pub fn export(content: &ContentStore, images: &[Wanted], out: impl Write) -> Res
         let Document::Manifest(manifest) = Document::parse(&bytes, &image.manifest)? else {
             return Err(Error::NoImage);
         };
-        index.extend(entries(image, &manifest, bytes.len()));
+        match whole_index(content, &image.target, MAX_DEPTH)? {
+            Some(whole) => {
+                index.extend(entries(image, &whole.media_type, &image.target, whole.size));
+                blobs.extend(whole.blobs);
+            }
+            None => index.extend(entries(
+                image,
+                manifest.media_type(),
+                &image.manifest,
+                bytes.len() as u64,
+            )),
+        }
         saved.push(json!({
             "Config": path(&manifest.config.digest),
             "RepoTags": image.names,
@@ -79,12 +94,54 @@ pub fn export(content: &ContentStore, images: &[Wanted], out: impl Write) -> Res
     tar.into_inner().and_then(|mut out| out.flush()).map_err(Error::Sink)
 }
 
+struct Whole {
+    media_type: String,
+    size: u64,
+    blobs: Vec<Digest>,
+}
+
+/// An index and all that it names, if it is one and all of it is here.
+fn whole_index(
+    content: &ContentStore,
+    target: &Digest,
+    depth: usize,
+) -> Result<Option<Whole>, Error> {
+    if depth == 0 || content.stat(target)?.is_none() {
+        return Ok(None);
+    }
+    let bytes = content.read(target, MAX_DOCUMENT_BYTES)?;
+    let document = Document::parse(&bytes, target)?;
+    let media_type = document.media_type().to_owned();
+    let Document::Index(index) = document else { return Ok(None) };
+    let mut blobs = vec![target.clone()];
+    for entry in &index.manifests {
+        if content.stat(&entry.digest)?.is_none() {
+            return Ok(None);
+        }
+        let bytes = content.read(&entry.digest, MAX_DOCUMENT_BYTES)?;
+        match Document::parse(&bytes, &entry.digest)? {
+            Document::Index(_) => match whole_index(content, &entry.digest, depth - 1)? {
+                Some(inner) => blobs.extend(inner.blobs),
+                None => return Ok(None),
+            },
+            Document::Manifest(manifest) => {
+                blobs.push(entry.digest.clone());
+                for blob in std::iter::once(manifest.config).chain(manifest.layers) {
+                    if content.stat(&blob.digest)?.is_none() {
+                        return Ok(None);
+                    }
+                    blobs.push(blob.digest);
+                }
+            }
+        }
+    }
+    Ok(Some(Whole { media_type, size: bytes.len() as u64, blobs }))
+}
+
 /// One entry of the index for each name, or one for none.
-fn entries(image: &Wanted, manifest: &Manifest, size: usize) -> Vec<serde_json::Value> {
+fn entries(image: &Wanted, media_type: &str, digest: &Digest, size: u64) -> Vec<serde_json::Value> {
     let entry = |annotations: Option<serde_json::Value>| {
-        let mut entry = json!({
-            "mediaType": manifest.media_type(), "digest": image.manifest, "size": size,
-        });
+        let mut entry = json!({"mediaType": media_type, "digest": digest, "size": size});
         if let Some(annotations) = annotations {
             entry["annotations"] = annotations;
         }

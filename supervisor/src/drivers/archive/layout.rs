@@ -2,7 +2,7 @@
 
 use super::{Error, Files, Found};
 use crate::drivers::{
-    content::{ContentStore, Digest},
+    content::{Blob, ContentStore, Digest},
     oci::{Descriptor, Document, MAX_DOCUMENT_BYTES, Platform},
 };
 
@@ -41,6 +41,27 @@ pub(super) fn images(
     Ok(found)
 }
 
+/// A manifest or index and what it names, if all of that is here.
+fn all_of(digest: &Digest, content: &ContentStore, depth: usize) -> Result<Vec<Blob>, Error> {
+    let Some(blob) = content.stat(digest)?.filter(|_| depth > 0) else { return Ok(Vec::new()) };
+    let bytes = content.read(digest, MAX_DOCUMENT_BYTES)?;
+    let mut blobs = vec![blob];
+    match Document::parse(&bytes, digest)? {
+        Document::Manifest(manifest) => {
+            for part in std::iter::once(&manifest.config).chain(&manifest.layers) {
+                let Some(blob) = content.stat(&part.digest)? else { return Ok(Vec::new()) };
+                blobs.push(blob);
+            }
+        }
+        Document::Index(index) => {
+            for entry in &index.manifests {
+                blobs.extend(all_of(&entry.digest, content, depth - 1)?);
+            }
+        }
+    }
+    Ok(blobs)
+}
+
 fn name_of(entry: &Descriptor) -> Option<&String> {
     entry.annotations.get(FULL_NAME).or_else(|| entry.annotations.get(REF_NAME))
 }
@@ -63,7 +84,13 @@ fn follow(entry: &Descriptor, content: &ContentStore, platform: &Platform) -> Re
                 let manifest = *manifest;
                 return Ok(Found { names, target, documents, manifest, manifest_digest: at });
             }
-            Document::Index(index) => at = index.choose(platform, &at)?.digest.clone(),
+            Document::Index(index) => {
+                // Other platforms that are in the archive stay with the image: it is one index.
+                for other in &index.manifests {
+                    documents.extend(all_of(&other.digest, content, MAX_DEPTH)?);
+                }
+                at = index.choose(platform, &at)?.digest.clone();
+            }
         }
     }
     Err(Error::Limit { what: "indexes within indexes", limit: MAX_DEPTH as u64 })

@@ -257,20 +257,31 @@ impl Manifest {
     /// # Errors
     /// Naming the first that is not.
     pub fn check_layers(&self) -> Result<(), ManifestError> {
+        self.check_foreign()?;
         for layer in &self.layers {
             let media_type = layer.media_type.clone();
-            let is_known = media::LAYERS.contains(&&*media_type);
-            if media_type.contains("foreign") || media_type.contains("nondistributable") {
-                return Err(ManifestError::ForeignLayer {
-                    layer: layer.digest.clone(),
-                    media_type,
-                });
-            }
-            if !is_known {
+            if !media::LAYERS.contains(&&*media_type) {
                 return Err(ManifestError::LayerType { layer: layer.digest.clone(), media_type });
             }
         }
         Ok(())
+    }
+}
+
+impl Manifest {
+    /// Whether all layers are in the registry.
+    ///
+    /// # Errors
+    /// Naming the first that is not.
+    pub fn check_foreign(&self) -> Result<(), ManifestError> {
+        let is_foreign = |t: &str| t.contains("foreign") || t.contains("nondistributable");
+        match self.layers.iter().find(|layer| is_foreign(&layer.media_type)) {
+            None => Ok(()),
+            Some(layer) => Err(ManifestError::ForeignLayer {
+                layer: layer.digest.clone(),
+                media_type: layer.media_type.clone(),
+            }),
+        }
     }
 }
 

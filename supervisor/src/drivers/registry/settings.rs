@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
+use crate::drivers::signatures::Policy;
+
 /// A folder for each registry, with containerd's `hosts.toml` in it.
 const HOSTS_FOLDER: &str = "/etc/wharf/certs.d";
 
@@ -17,6 +19,8 @@ pub struct Settings {
     pub insecure: Vec<String>,
     /// A `config.json` of Docker's, for calls that bring no credentials.
     pub auth_file: Option<PathBuf>,
+    /// Which images need a signature.
+    pub policy: Policy,
 }
 
 impl Default for Settings {
@@ -26,6 +30,7 @@ impl Default for Settings {
             mirrors: Vec::new(),
             insecure: Vec::new(),
             auth_file: None,
+            policy: Policy::default(),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     drivers::{
         content::{Blob, Digest},
         oci::{Manifest, Platform},
+        signatures::Signature,
         snapshots::{LayerRecord, chain_ids},
     },
     faultpoint,
@@ -37,6 +38,7 @@ pub(super) struct Plan {
     pub(super) manifest: Manifest,
     pub(super) manifest_digest: Digest,
     pub(super) config: ImageConfiguration,
+    pub(super) signatures: Vec<Signature>,
     /// "image.pull" or "image.import".
     pub(super) topic: &'static str,
 }
@@ -157,6 +159,11 @@ impl Images {
         let known = store.get::<Image>(&key(namespace, &id))?;
         let mut image = known.unwrap_or_else(|| new_image(&plan, wanted, records));
         image.add_blobs(blobs_of(&plan));
+        for signature in &plan.signatures {
+            if !image.signatures.contains(signature) {
+                image.signatures.push(signature.clone());
+            }
+        }
         let mut ops = Ops::new();
         for record in records {
             ops.put(record.chain_id.to_string().as_bytes(), record)?;
@@ -228,6 +235,7 @@ fn new_image(plan: &Plan, wanted: &[Wanted], records: &[LayerRecord]) -> Image {
         size_bytes: records.iter().map(|record| record.size_bytes).sum(),
         created_unix_ns: created.and_then(|t| i64::try_from(t.as_nanosecond()).ok()),
         imported_unix_ns: now_unix_ns(),
+        signatures: Vec::new(),
     }
 }
 

@@ -7,7 +7,9 @@ use crate::{
         archive,
         content::{self, Digest},
         oci::{ManifestError, PlatformError, ReferenceError},
-        registry, snapshots, unpack,
+        registry,
+        signatures::Refusal,
+        snapshots, unpack,
     },
     fault::{Detail, Fault},
     store,
@@ -40,6 +42,14 @@ pub enum Error {
         image: String,
         /// One of its containers.
         container: String,
+    },
+    /// The signature policy does not let it in.
+    #[error("image {image} is refused: {refusal}")]
+    Refused {
+        /// In full.
+        image: String,
+        /// Why.
+        refusal: Refusal,
     },
     /// It has several names, and was given by its id.
     #[error("image {image} has the names {}: give the one to remove, or force", names.join(", "))]
@@ -100,6 +110,7 @@ impl Fault for Error {
             | Self::Platform(_)
             | Self::PageToken(_) => Kind::Invalid,
             Self::InUse { .. } | Self::SeveralNames { .. } => Kind::Precondition,
+            Self::Refused { .. } => Kind::Denied,
             Self::Config { .. } => Kind::Corrupt,
             Self::Cancelled => Kind::Cancelled,
             Self::Registry(error) => error.kind(),
@@ -121,6 +132,7 @@ impl Fault for Error {
             Self::PageToken(_) => "BAD_PAGE_TOKEN",
             Self::InUse { .. } => "IMAGE_IN_USE",
             Self::SeveralNames { .. } => "IMAGE_HAS_SEVERAL_NAMES",
+            Self::Refused { .. } => "SIGNATURE_POLICY",
             Self::Config { .. } => "CONFIG_DAMAGED",
             Self::Cancelled => "CANCELLED",
             Self::Registry(error) => error.reason(),
@@ -144,6 +156,7 @@ impl Fault for Error {
                 Detail::State(format!("used by container {container}"))
             }
             Self::SeveralNames { names, .. } => Detail::State(format!("{} names", names.len())),
+            Self::Refused { image, .. } => Detail::Resource { kind: "image", name: image.clone() },
             Self::Config { digest, .. } => {
                 Detail::Resource { kind: "blob", name: digest.to_string() }
             }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     drivers::{
         archive::{self, Wanted},
+        content::Digest,
         oci::{Reference, ReferenceError},
     },
     ids::Namespace,
@@ -43,6 +44,7 @@ impl Images {
                 Some(known) => known.names.extend(names),
                 None => {
                     wanted.push(Wanted {
+                        target: target_of(&image, text),
                         manifest: image.manifest_digest.clone(),
                         names: names.collect(),
                     });
@@ -88,6 +90,13 @@ impl Images {
         self.inner.store.commit(ops, Durability::Power).await?;
         Ok(image)
     }
+}
+
+/// What the name that was asked for points to; the manifest of an image that was asked for by id.
+fn target_of(image: &Image, asked: &str) -> Digest {
+    let name = asked.parse::<Reference>().map(|reference| reference.to_string());
+    let named = image.names.iter().find(|n| name.as_ref() == Ok(&n.reference));
+    named.map_or_else(|| image.manifest_digest.clone(), |n| n.digest.clone())
 }
 
 /// Sends what is written.

@@ -81,9 +81,11 @@ impl Images {
             Ok((bytes, digest))
         })
         .await?;
+        self.check_import(namespace, &names, &digest, &[&found.target, &found.manifest_digest])?;
         Ok(Plan {
             namespace: namespace.clone(),
             names,
+            signatures: Vec::new(),
             target: found.target,
             documents: found.documents,
             config: parse_config(&bytes, &digest)?,

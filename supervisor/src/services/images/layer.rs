@@ -117,6 +117,28 @@ pub(super) async fn bring(
     Ok(layer)
 }
 
+/// Sees to it that a blob is in the content store, and no more.
+pub(super) async fn fetch(
+    inner: Arc<Inner>,
+    blob: Descriptor,
+    session: Arc<Session>,
+    reporter: Reporter,
+) -> Result<(), Error> {
+    let _alone = inner.blobs.lock(&blob.digest).await;
+    let (content, digest) = (inner.content.clone(), blob.digest.clone());
+    let here = blocking(move || Ok(content.stat(&digest)?)).await?;
+    let (item, size) = (blob.digest.to_string(), blob.size);
+    if here.is_some() {
+        reporter.tell(&item, Stage::Exists, size, size);
+        return Ok(());
+    }
+    let (diff_id, chain_id) = (blob.digest.clone(), blob.digest.clone());
+    let wanted = Wanted { blob, diff_id, chain_id };
+    download(&inner, &wanted, &session, &reporter, Unpack::No).await?;
+    reporter.tell(&item, Stage::Done, size, size);
+    Ok(())
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unpack {
     Yes,

@@ -19,6 +19,7 @@ mod push;
 mod record;
 mod registries;
 mod remove;
+mod trust;
 
 use std::{
     collections::HashSet,
@@ -33,7 +34,7 @@ pub use error::Error;
 pub use find::Page;
 pub use locks::Hold;
 pub use progress::{Progress, Reporter, Stage};
-pub use pull::{PullRequest, Pulled};
+pub use pull::{Extent, PullRequest, Pulled};
 pub use push::{PushRequest, Pushed};
 pub use record::{BlobRef, Image, Name};
 pub use remove::{Force, Removed};
@@ -173,6 +174,7 @@ impl Images {
     ) -> Result<ResolvedImage, Error> {
         let hold = self.hold().await;
         let image = self.get(namespace, reference)?;
+        self.check_use(&image, reference)?;
         let (_, config) = self.config(&image).await?;
         Ok(ResolvedImage {
             reference: find::full_name(reference),

@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use tokio::{sync::Semaphore, task::JoinSet};
+
 use super::{
     Error, Image, Images, Reporter, Stage,
     assemble::{Plan, parse_config},
     blocking,
-    layer::{Source, put},
+    layer::{Source, fetch, put},
 };
 use crate::{
     drivers::{
         content::{Blob, Digest},
-        oci::{Document, Platform, Reference},
+        oci::{Descriptor, Document, Index, ManifestError, Platform, Reference},
         registry::{Action, Credentials, Session},
     },
     ids::Namespace,
@@ -22,6 +24,9 @@ const PARALLEL_DOWNLOADS: usize = 3;
 /// Indexes within indexes.
 const MAX_DEPTH: usize = 4;
 
+/// Images of one index.
+const MAX_OTHERS: usize = 256;
+
 /// What to pull.
 #[derive(Clone, Debug)]
 pub struct PullRequest {
@@ -31,6 +36,18 @@ pub struct PullRequest {
     pub platform: Option<String>,
     /// None: nobody's.
     pub credentials: Option<Credentials>,
+    /// Of an index.
+    pub extent: Extent,
+}
+
+/// How much of an index is pulled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// The image for one platform.
+    #[default]
+    One,
+    /// All of it; the image for one platform is unpacked.
+    All,
 }
 
 impl PullRequest {
@@ -38,7 +55,7 @@ impl PullRequest {
     #[must_use]
     pub fn new(reference: &str) -> Self {
         let (platform, credentials) = (None, None);
-        Self { reference: reference.to_owned(), platform, credentials }
+        Self { reference: reference.to_owned(), platform, credentials, extent: Extent::One }
     }
 }
 
@@ -73,14 +90,93 @@ impl Images {
         let name = reference.to_string();
         reporter.tell(&name, Stage::Resolving, 0, 0);
         let resolved = resolve(&session, reference.digest(), &platform).await?;
-        if let Some(image) = self.up_to_date(namespace, &reference, &resolved).await? {
+        if request.extent == Extent::One
+            && let Some(image) = self.up_to_date(namespace, &reference, &resolved).await?
+            && self.check_use(&image, &name).is_ok()
+        {
             reporter.tell(&name, Stage::Exists, 0, 0);
             return Ok(Pulled { image, up_to_date: true });
         }
-        let plan = self.plan(namespace, name, &session, resolved).await?;
-        let source = Source::Registry(Arc::new(session));
+        let (_, manifest_digest) = resolved.manifest()?;
+        let signatures =
+            self.check_pull(&session, &reference, &resolved.target, &manifest_digest).await?;
+        let index = resolved.index()?;
+        let mut plan = self.plan(namespace, name, &session, resolved).await?;
+        plan.signatures = signatures;
+        if request.platform.is_some() {
+            check_platform(&plan, &platform)?;
+        }
+        let session = Arc::new(session);
+        if request.extent == Extent::All
+            && let Some(index) = index
+        {
+            plan.documents.extend(self.bring_others(&session, &index, reporter).await?);
+        }
+        let source = Source::Registry(session);
         let image = self.assemble(plan, source, PARALLEL_DOWNLOADS, reporter).await?;
         Ok(Pulled { image, up_to_date: false })
+    }
+
+    /// The other images of an index, as content: whoever saves or pushes it has it whole.
+    async fn bring_others(
+        &self,
+        session: &Arc<Session>,
+        index: &Index,
+        reporter: &Reporter,
+    ) -> Result<Vec<Blob>, Error> {
+        let mut blobs: Vec<Blob> = Vec::new();
+        let mut wanted: Vec<Descriptor> = Vec::new();
+        let mut todo: Vec<(Digest, usize)> =
+            index.manifests.iter().map(|entry| (entry.digest.clone(), 1)).collect();
+        while let Some((digest, depth)) = todo.pop() {
+            if blobs.iter().any(|blob| blob.digest == digest) {
+                continue;
+            }
+            if blobs.len() == MAX_OTHERS {
+                let kind = "more images than any index has".into();
+                return Err(ManifestError::Kind { digest, kind }.into());
+            }
+            let (bytes, digest) = session.document(Some(&digest)).await?;
+            match Document::parse(&bytes, &digest)? {
+                Document::Manifest(manifest) => {
+                    manifest.check_foreign()?;
+                    wanted.push(manifest.config);
+                    wanted.extend(manifest.layers);
+                }
+                Document::Index(inner) if depth < MAX_DEPTH => {
+                    todo.extend(inner.manifests.iter().map(|e| (e.digest.clone(), depth + 1)));
+                }
+                Document::Index(_) => {
+                    let kind = "indexes within indexes".into();
+                    return Err(ManifestError::Kind { digest, kind }.into());
+                }
+            }
+            blobs.push(Blob { digest: digest.clone(), size_bytes: bytes.len() as u64 });
+            let content = self.inner.content.clone();
+            blocking(move || put(&content, &digest, &bytes)).await?;
+        }
+        let permits = Arc::new(Semaphore::new(PARALLEL_DOWNLOADS));
+        let mut jobs = JoinSet::new();
+        for blob in wanted {
+            if blobs.iter().any(|known| known.digest == blob.digest) {
+                continue;
+            }
+            blobs.push(Blob { digest: blob.digest.clone(), size_bytes: blob.size });
+            let (inner, session) = (Arc::clone(&self.inner), Arc::clone(session));
+            let (permits, reporter) = (Arc::clone(&permits), reporter.clone());
+            jobs.spawn(async move {
+                let _permit = permits.acquire_owned().await.expect("never closed");
+                fetch(inner, blob, session, reporter).await
+            });
+        }
+        while let Some(done) = jobs.join_next().await {
+            match done {
+                Ok(fetched) => fetched?,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                Err(_) => return Err(Error::Cancelled),
+            }
+        }
+        Ok(blobs)
     }
 
     async fn plan(
@@ -119,6 +215,7 @@ impl Images {
             manifest,
             manifest_digest,
             config,
+            signatures: Vec::new(),
             topic: "image.pull",
         })
     }
@@ -165,6 +262,15 @@ struct Resolved {
 }
 
 impl Resolved {
+    /// The index that the manifest was chosen from, if it was.
+    fn index(&self) -> Result<Option<Index>, Error> {
+        let (digest, bytes) = self.documents.first().expect("has at least the target");
+        Ok(match Document::parse(bytes, digest)? {
+            Document::Manifest(_) => None,
+            Document::Index(index) => Some(index),
+        })
+    }
+
     fn manifest(&self) -> Result<(crate::drivers::oci::Manifest, Digest), Error> {
         let (digest, bytes) = self.documents.last().expect("has at least the target");
         match Document::parse(bytes, digest)? {
@@ -172,6 +278,25 @@ impl Resolved {
             Document::Index(_) => unreachable!("resolving ends with a manifest"),
         }
     }
+}
+
+/// A platform that was asked for is what the image has to be for, index or not.
+fn check_platform(plan: &Plan, asked: &Platform) -> Result<(), Error> {
+    let config = &plan.config;
+    let found = Platform {
+        os: config.os().to_string(),
+        architecture: config.architecture().to_string(),
+        variant: config.variant().clone(),
+    };
+    if asked.rank(&found).is_some() {
+        return Ok(());
+    }
+    Err(ManifestError::NoPlatform {
+        digest: plan.manifest_digest.clone(),
+        platform: asked.to_string(),
+        offered: vec![found.normalised()],
+    }
+    .into())
 }
 
 async fn resolve(
@@ -192,9 +317,5 @@ async fn resolve(
             }
         }
     }
-    Err(crate::drivers::oci::ManifestError::Kind {
-        digest: target,
-        kind: "indexes within indexes".into(),
-    }
-    .into())
+    Err(ManifestError::Kind { digest: target, kind: "indexes within indexes".into() }.into())
 }

@@ -4,7 +4,11 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{drivers::content::Digest, ids::Namespace, store::Record};
+use crate::{
+    drivers::{content::Digest, signatures::Signature},
+    ids::Namespace,
+    store::Record,
+};
 
 /// An image of a namespace, kept under "namespace/id".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,9 @@ pub struct Image {
     pub created_unix_ns: Option<i64>,
     /// When it came here.
     pub imported_unix_ns: i64,
+    /// What stood beside it in its registry, where the policy asked for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<Signature>,
 }
 
 /// A name of an image.
