@@ -393,7 +393,7 @@ async fn platforms_one_or_all() {
     let image = pull(&other, of(&moved, Some(far))).await.expect("the other").image;
     assert_eq!(other.read(&image, "/name").as_deref(), Some("far"));
     // Saved, it comes back whole.
-    let archive = world.export(&[many.clone()]).await.expect("export");
+    let archive = world.export(std::slice::from_ref(&many)).await.expect("export");
     let back = World::new();
     let loaded = back.import(&archive, None).await.expect("import").remove(0);
     assert_eq!(loaded.digest(), &Digest::of(&index.to_string().into_bytes()));
