@@ -185,6 +185,16 @@ pub fn run_sealed() -> Result<(), Error> {
     Ok(sys::sealed::run_sealed(&args, &env).step(|| "run from a sealed copy")?)
 }
 
+/// Mounts a root file system at `at`, in the mount namespace of the calling process, which is cut
+/// off from the host's first (as a slave): the caller has unshared it.
+///
+/// # Errors
+/// The mount that failed.
+pub fn mount_rootfs(mounts: &[RootfsMount], at: &Path) -> Result<(), Error> {
+    flow::rootfs::set_propagation(None)?;
+    Ok(flow::rootfs::mount_root(mounts, at)?)
+}
+
 /// Runs the spec's poststop hooks, as is to be done after the container is destroyed.
 ///
 /// # Errors
@@ -314,6 +324,15 @@ impl Task {
     /// [`Error::Gone`] when it is not.
     pub fn load(state: TaskState) -> Result<Self, Error> {
         flow::task::load(state)
+    }
+
+    /// The container around a process that another runtime made. Cgroups that are the caller's own
+    /// too are not the container's. [`Task::exec`] is not for it.
+    ///
+    /// # Errors
+    /// [`Error::Gone`], or what can't be read.
+    pub fn of_process(pid: i32) -> Result<Self, Error> {
+        flow::task::of_process(pid)
     }
 
     /// As [`Task::load`], for a caller that has kept the init's pidfd, whether it runs or not.

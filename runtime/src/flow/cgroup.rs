@@ -136,6 +136,29 @@ impl Cgroup {
         made.map(|()| new)
     }
 
+    /// Where a process is that another runtime has put there. What is the caller's own place as
+    /// well, or a hierarchy's root, is not the process' alone.
+    pub(crate) fn of(pid: i32) -> Result<Self, Failure> {
+        let read = |who: &str| {
+            let file = format!("/proc/{who}/cgroup");
+            fs::read_to_string(&file).step(|| format!("read {file}"))
+        };
+        let (theirs, ours) = (read(&pid.to_string())?, read("self")?);
+        let dirs = host()?.into_iter().filter_map(|hierarchy| {
+            let place = place_in(&theirs, &hierarchy)?;
+            if place == "/" || place_in(&ours, &hierarchy) == Some(place) {
+                return None;
+            }
+            Some(Dir {
+                path: hierarchy.mount.join(place.trim_start_matches('/')),
+                controllers: hierarchy.controllers,
+                unified: hierarchy.unified,
+                mount: hierarchy.mount,
+            })
+        });
+        Ok(Self { dirs: dirs.collect(), ..Self::default() })
+    }
+
     /// The v1 directory with a controller.
     pub(crate) fn with(&self, controller: &str) -> Option<&Dir> {
         self.dirs.iter().find(|dir| dir.controllers.iter().any(|own| own == controller))
@@ -584,6 +607,20 @@ impl SubCgroup {
                 .collect(),
         })
     }
+}
+
+/// A process' place in a hierarchy, from its cgroup file.
+fn place_in<'a>(text: &'a str, hierarchy: &Hierarchy) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (controllers, place) = (fields.next()?, fields.next()?);
+        let is_it = if hierarchy.unified {
+            controllers.is_empty()
+        } else {
+            controllers.split(',').any(|name| hierarchy.controllers.iter().any(|one| one == name))
+        };
+        is_it.then_some(place)
+    })
 }
 
 /// Where a process is in the v2 hierarchy.

@@ -194,6 +194,19 @@ pub(crate) fn load(state: TaskState) -> Result<Task, Error> {
     with_pidfd(state, pidfd)
 }
 
+/// See [`Task::of_process`].
+pub(crate) fn of_process(pid: i32) -> Result<Task, Error> {
+    let pidfd = process::pidfd_open(pid).map_err(|_| Error::Gone { pid })?;
+    Ok(Task {
+        pid,
+        start_ticks: started(pid)?,
+        pidfd,
+        cgroup: Cgroup::of(pid)?,
+        namespaces: 0,
+        seccomp: None,
+    })
+}
+
 /// See [`Task::with_pidfd`].
 pub(crate) fn with_pidfd(state: TaskState, pidfd: OwnedFd) -> Result<Task, Error> {
     if state.version != TaskState::VERSION {

@@ -1,7 +1,9 @@
 //! The options of `Create`: Wharf's own, or those of containerd's runc shim.
 //!
-//! An option that would change what the container gets and is not served is refused by name, so
-//! that nobody runs a container other than the one they asked for.
+//! What asks for another runtime, or for what only a runtime's command does, has the container made
+//! by that command.
+
+use std::path::PathBuf;
 
 use prost::Message as _;
 use prost_types::Any;
@@ -9,7 +11,7 @@ use wharf_proto::containerd::runc::v1::Options as RuncOptions;
 use wharf_proto::shim as wharf;
 
 use super::status::EdgeError;
-use crate::flow::{LogTarget, Options, Owner};
+use crate::flow::{Foreign, LogTarget, Options, Owner};
 use crate::logic::lines::Format;
 use crate::sys::journal::{self, Level};
 
@@ -21,6 +23,8 @@ pub(crate) struct CreateOptions {
     /// `None`: the caller is not Wharf's supervisor.
     pub(crate) wharf: Option<Options>,
     pub(crate) owner: Option<Owner>,
+    /// Another runtime's program.
+    pub(crate) foreign: Option<Foreign>,
 }
 
 pub(crate) fn parse(any: Option<&Any>) -> Result<CreateOptions, EdgeError> {
@@ -38,9 +42,15 @@ pub(crate) fn parse(any: Option<&Any>) -> Result<CreateOptions, EdgeError> {
 
 fn own(value: &[u8]) -> Result<CreateOptions, EdgeError> {
     let asked = wharf::CreateOptions::decode(value)?;
-    if !asked.runtime_binary.is_empty() {
-        return Err(EdgeError::Option("runtime_binary"));
-    }
+    let is_foreign = !asked.runtime_binary.is_empty() || asked.systemd_cgroup;
+    let foreign = is_foreign.then(|| Foreign {
+        binary: binary(&asked.runtime_binary),
+        root: asked.runtime_root.clone().into(),
+        args: asked.runtime_args.clone(),
+        systemd_cgroup: asked.systemd_cgroup,
+        no_pivot: false,
+        no_new_keyring: false,
+    });
     let log = asked.log.filter(|log| !log.path.is_empty()).map(|log| {
         let drops_when_full = log.when_full() == wharf::log_target::WhenFull::Drop;
         LogTarget {
@@ -59,48 +69,62 @@ fn own(value: &[u8]) -> Result<CreateOptions, EdgeError> {
     let size = |value: u32| u16::try_from(value).ok().filter(|&value| value > 0);
     let window = size(asked.terminal_width).zip(size(asked.terminal_height));
     let options = Options { log, open_stdin: asked.open_stdin, window };
-    Ok(CreateOptions { wharf: Some(options), owner: None })
+    Ok(CreateOptions { wharf: Some(options), owner: None, foreign })
 }
 
 fn runc(value: &[u8]) -> Result<CreateOptions, EdgeError> {
     let asked = RuncOptions::decode(value)?;
-    for (is_set, name) in [
-        (!asked.binary_name.is_empty(), "binary_name"),
-        (asked.systemd_cgroup, "systemd_cgroup"),
-        (asked.no_pivot_root, "no_pivot_root"),
-    ] {
-        if is_set {
-            return Err(EdgeError::Option(name));
-        }
+    if !asked.shim_cgroup.is_empty() {
+        // Where the shim itself runs: the container is the same without.
+        journal::write(Level::Warn, "option has no effect", &[("option", &"shim_cgroup")]);
     }
-    // Where the shim itself runs, and keyrings: the container is the same without.
-    for (is_set, name) in
-        [(!asked.shim_cgroup.is_empty(), "shim_cgroup"), (asked.no_new_keyring, "no_new_keyring")]
-    {
-        if is_set {
-            journal::write(Level::Warn, "option has no effect", &[("option", &name)]);
-        }
-    }
+    let is_foreign = !asked.binary_name.is_empty()
+        || asked.systemd_cgroup
+        || asked.no_pivot_root
+        || asked.no_new_keyring;
+    let foreign = is_foreign.then(|| Foreign {
+        binary: binary(&asked.binary_name),
+        // By namespace in containerd's own shim; ids are unique in a bundle.
+        root: asked.root.clone().into(),
+        args: Vec::new(),
+        systemd_cgroup: asked.systemd_cgroup,
+        no_pivot: asked.no_pivot_root,
+        no_new_keyring: asked.no_new_keyring,
+    });
     let owner = (asked.io_uid != 0 || asked.io_gid != 0).then_some((asked.io_uid, asked.io_gid));
-    Ok(CreateOptions { wharf: None, owner })
+    Ok(CreateOptions { wharf: None, owner, foreign })
+}
+
+/// What the embedded runtime is not asked for over its calls, its command does: it lies beside the
+/// shim, or in PATH.
+fn binary(name: &str) -> PathBuf {
+    if !name.is_empty() {
+        return name.into();
+    }
+    let shim = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let beside = shim.with_file_name("wharf-runtime");
+    if shim.is_absolute() && beside.exists() { beside } else { "wharf-runtime".into() }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Any, EdgeError, RuncOptions, parse};
+    use super::{Any, RuncOptions, parse};
     use prost::Message as _;
-    use wharf_proto::kind::Kind;
 
     fn runc(options: &RuncOptions) -> Any {
         Any { type_url: "containerd.runc.v1.Options".into(), value: options.encode_to_vec() }
     }
 
     #[test]
-    fn what_is_not_served_is_named() {
+    fn another_runtime() {
         let options = RuncOptions { systemd_cgroup: true, ..Default::default() };
-        let error = parse(Some(&runc(&options))).expect_err("not served");
-        assert!(matches!(error, EdgeError::Option("systemd_cgroup")));
-        assert_eq!(error.kind(), Kind::Unsupported);
+        let foreign = parse(Some(&runc(&options))).expect("served").foreign.expect("a command");
+        assert!(foreign.systemd_cgroup);
+        assert!(foreign.binary.ends_with("wharf-runtime"));
+        let options = RuncOptions { binary_name: "crun".into(), ..Default::default() };
+        let foreign = parse(Some(&runc(&options))).expect("served").foreign.expect("a command");
+        assert_eq!(foreign.binary, std::path::Path::new("crun"));
+        assert!(parse(Some(&runc(&RuncOptions::default()))).expect("served").foreign.is_none());
     }
 
     #[test]

@@ -28,8 +28,6 @@ pub(crate) enum EdgeError {
     TooManyCalls(usize),
     #[error("streams are not served here")]
     Streaming,
-    #[error("option {0} is not served")]
-    Option(&'static str),
     #[error("binary {0:?} is not an absolute path")]
     Binary(String),
     #[error("bundle {0:?} is not an absolute path")]
@@ -49,9 +47,7 @@ impl From<IdError> for EdgeError {
 impl EdgeError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Service(_) | Self::Method(_) | Self::Streaming | Self::Option(_) => {
-                Kind::Unsupported
-            }
+            Self::Service(_) | Self::Method(_) | Self::Streaming => Kind::Unsupported,
             Self::Message(_) | Self::Stream { .. } | Self::Bundle(_) | Self::Binary(_) => {
                 Kind::Invalid
             }

@@ -129,6 +129,7 @@ fn create(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
         uris: Uris { stdin: asked.stdin, stdout: asked.stdout, stderr: asked.stderr },
         options: options.wharf,
         owner: options.owner,
+        foreign: options.foreign,
     })?;
     Ok(wire::CreateTaskResponse { pid: unsigned(pid) }.encode_to_vec())
 }

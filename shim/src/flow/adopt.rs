@@ -85,6 +85,7 @@ impl Shim {
             hold: Hold::Found(Box::new(task)),
             has_private_pids: kept.has_private_pids,
             has_poststop: kept.has_poststop,
+            foreign: kept.foreign,
             is_adopted: true,
             init: kept.number,
         });

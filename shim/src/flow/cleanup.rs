@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Error;
+use super::foreign::Of;
 use super::records::{self, StateRecord};
 use super::shim::Identity;
 use crate::logic::exit::{Ending, Exit};
@@ -26,6 +27,9 @@ pub(crate) fn cleanup(identity: &Identity) -> Result<Exit, Error> {
         }
         if exit.pid == 0 {
             exit = killed(u32::try_from(pid).unwrap_or(0));
+        }
+        if let Some(foreign) = &state.foreign {
+            foreign.delete(Of { id: &state.id, bundle })?;
         }
         state
             .runtime

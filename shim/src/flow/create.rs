@@ -7,6 +7,7 @@ use wharf_runtime::{CreateRequest, Rootfs, RootfsMount};
 
 use super::Error;
 use super::event;
+use super::foreign::{self, Foreign, Of};
 use super::log::{Log, LogTarget};
 use super::process::Process;
 use super::records::{StateRecord, StdioRecord};
@@ -38,6 +39,8 @@ pub(crate) struct CreateTask {
     pub(crate) options: Option<Options>,
     /// Who is to own the pipes of the init.
     pub(crate) owner: Option<Owner>,
+    /// By whose program it is made; `None`: by the embedded runtime.
+    pub(crate) foreign: Option<Foreign>,
 }
 
 /// Wharf's own options.
@@ -71,25 +74,25 @@ impl Shim {
             .as_ref()
             .and_then(|hooks| hooks.poststop().as_ref())
             .is_some_and(|hooks| !hooks.is_empty());
-        let created = wharf_runtime::create(CreateRequest {
-            id: request.id.as_str(),
-            bundle: &request.bundle,
-            spec: &spec,
-            rootfs,
-            stdio: opened.stdio,
-        });
+        let made = match &request.foreign {
+            None => embedded(request, &spec, rootfs, opened.stdio),
+            Some(foreign) => {
+                let of = Of { id: request.id.as_str(), bundle: &request.bundle };
+                let rootfs = (!mounts.is_empty()).then_some((&mounts[..], &*path));
+                let made = foreign.create(of, rootfs, opened.stdio);
+                made.map(|(task, pty)| (Hold::Found(Box::new(task)), pty))
+                    .map_err(foreign::not_started)
+            }
+        };
         drop(spec);
         self.touch();
-        let mut created = created.map_err(|source| not_started(0, source))?;
-        for warning in &created.warnings {
-            journal::write(Level::Warn, "container is degraded", &[("reason", warning)]);
-        }
+        let (hold, pty) = made?;
 
-        let pid = created.task.pid;
-        let ends = match opened.wires.attach(created.pty.take()) {
+        let pid = hold.task().pid;
+        let ends = match opened.wires.attach(pty) {
             Ok(ends) => ends,
             Err(error) => {
-                undo(&created.task);
+                undo(request, hold.task());
                 return Err(error);
             }
         };
@@ -101,15 +104,16 @@ impl Shim {
         self.container = Some(Container {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
-            hold: Hold::Made(Box::new(created)),
+            hold,
             has_private_pids,
-            has_poststop,
+            has_poststop: has_poststop && request.foreign.is_none(),
+            foreign: request.foreign.clone(),
             is_adopted: false,
             init: number,
         });
         if let Err(error) = self.save_state(Started::No) {
             if let Some(container) = self.container.take() {
-                undo(container.hold.task());
+                undo(request, container.hold.task());
             }
             self.processes.remove(&number);
             return Err(error);
@@ -136,10 +140,33 @@ impl Shim {
             shim_start_ticks: ticks.unwrap_or(0),
             is_started: started == Started::Yes,
             runtime: container.hold.task().state(),
+            foreign: container.foreign.clone(),
             stdio: Some(StdioRecord::of(&self.kept(container))),
         };
         record.save(&container.bundle)
     }
+}
+
+/// By the runtime that this program has in it.
+fn embedded(
+    request: &CreateTask,
+    spec: &oci::Spec,
+    rootfs: Rootfs<'_>,
+    stdio: wharf_runtime::Stdio,
+) -> Result<(Hold, Option<std::os::fd::OwnedFd>), Error> {
+    let mut created = wharf_runtime::create(CreateRequest {
+        id: request.id.as_str(),
+        bundle: &request.bundle,
+        spec,
+        rootfs,
+        stdio,
+    })
+    .map_err(|source| not_started(0, source))?;
+    for warning in &created.warnings {
+        journal::write(Level::Warn, "container is degraded", &[("reason", warning)]);
+    }
+    let pty = created.pty.take();
+    Ok((Hold::Made(Box::new(created)), pty))
 }
 
 /// Whether execve was asked for.
@@ -157,10 +184,17 @@ pub(crate) fn not_started(pid: i32, source: wharf_runtime::Error) -> Error {
 }
 
 /// Takes back a container that nobody was told of. Goes on after a failure.
-fn undo(task: &wharf_runtime::Task) {
+fn undo(request: &CreateTask, task: &wharf_runtime::Task) {
     let _ = process::signal(&task.pidfd, libc::SIGKILL);
     process::wait_end(&task.pidfd, std::time::Duration::from_secs(2));
     process::reap(task.pid);
+    if let Some(foreign) = &request.foreign {
+        let of = Of { id: request.id.as_str(), bundle: &request.bundle };
+        if let Err(error) = foreign.delete(of) {
+            let error = journal::chain(&error);
+            journal::write(Level::Error, "runtime did not delete", &[("error", &error)]);
+        }
+    }
     if let Err(error) = task.destroy() {
         let error = journal::chain(&error);
         journal::write(Level::Error, "container was not taken back", &[("error", &error)]);

@@ -42,6 +42,9 @@ impl Shim {
             self.end_created(number);
         }
         let container = self.container(None)?;
+        if let Some(foreign) = &container.foreign {
+            foreign.delete(container.of())?;
+        }
         let task = container.hold.task();
         task.destroy().map_err(|source| Error::Runtime { step: "take container down", source })?;
         if container.has_poststop {

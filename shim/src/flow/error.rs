@@ -30,6 +30,13 @@ pub(crate) enum Error {
     NothingKept,
     #[error(transparent)]
     Kept(#[from] super::KeptError),
+    #[error("OCI runtime {} is not there", .0.display())]
+    NoRuntime(PathBuf),
+    #[error("{} {verb}: {text}", binary.display())]
+    Foreign { binary: PathBuf, verb: &'static str, text: String },
+    /// As [`Error::Start`], by another runtime.
+    #[error("start process")]
+    NotStarted { exit: Exit, source: Box<Error> },
     #[error("stdin is closed")]
     StdinClosed,
     #[error("{queued} bytes of stdin wait to be read by the process, at most {limit} may")]
@@ -73,6 +80,8 @@ impl Error {
             Self::StdinClosed | Self::NotHeld | Self::NoTerminal | Self::NotHandedOver(_) => {
                 Kind::Precondition
             }
+            Self::NoRuntime(_) | Self::NotStarted { .. } => Kind::Precondition,
+            Self::Foreign { .. } => Kind::Internal,
             Self::NothingKept | Self::Kept(_) => Kind::Corrupt,
             Self::StdinFull { .. } | Self::TooMany { .. } => Kind::Exhausted,
             Self::Stdio(_)
@@ -92,7 +101,7 @@ impl Error {
     /// How the process ended that could not be started.
     pub(crate) fn exit(&self) -> Option<Exit> {
         match self {
-            Self::Start { exit, .. } => Some(*exit),
+            Self::Start { exit, .. } | Self::NotStarted { exit, .. } => Some(*exit),
             _ => None,
         }
     }

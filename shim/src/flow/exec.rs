@@ -2,11 +2,13 @@
 
 use super::Error;
 use super::create::not_started;
+use super::foreign;
 use super::process::{Process, Waiting};
 use super::shim::Shim;
 use super::stdio::{Names, Plan, To, Uris};
 use crate::logic::ids::{ExecId, TaskId};
 use crate::logic::process::Event;
+use crate::sys::process;
 use wharf_runtime::spec as oci;
 
 /// Execs at a time, ended ones that nobody deleted among them.
@@ -46,7 +48,9 @@ impl Shim {
         let name = request.exec.as_str().to_owned();
         let mut exec = Process::new(number, Some(request.exec), request.uris, request.terminal);
         exec.holds_output = plan.stdout == To::Held || plan.stderr == To::Held;
-        exec.waiting = Some(Box::new(Waiting { process, plan }));
+        let is_foreign = self.container.as_ref().is_some_and(|one| one.foreign.is_some());
+        let json = if is_foreign { request.process } else { Vec::new() };
+        exec.waiting = Some(Box::new(Waiting { process, json, plan }));
         self.processes.insert(number, exec);
         self.happened(super::event::Event::ExecAdded { exec: name });
         Ok(())
@@ -61,6 +65,20 @@ impl Shim {
         let waiting = exec.waiting.take().expect("an exec that was not started has its process");
         let names = Names { id: container.id.as_str(), namespace: &self.identity.namespace };
         let opened = waiting.plan.open(names)?;
+        if let Some(foreign) = &container.foreign {
+            let made = foreign
+                .exec(container.of(), &waiting.json, opened.stdio)
+                .map_err(foreign::not_started)?;
+            exec.pid = made.pid;
+            exec.oom_kills_before = before;
+            // Our child by now, at least as a zombie: the number means no other process.
+            let ticks = process::start_ticks(made.pid).unwrap_or(0);
+            exec.pidfd = process::open_pidfd(made.pid, ticks);
+            exec.ends = opened.wires.attach(made.pty)?;
+            self.arm(number);
+            self.touch();
+            return Ok(());
+        }
         let task = container.hold.task();
         let made =
             task.exec(&waiting.process, opened.stdio).map_err(|source| not_started(0, source))?;

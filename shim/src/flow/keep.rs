@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use wharf_runtime::TaskState;
 
+use super::foreign::Foreign;
 use super::shim::{Container, Identity, Shim};
 use super::stdio::Uris;
 use crate::logic::ids::TaskId;
@@ -45,6 +46,8 @@ pub(crate) struct Kept<F> {
     pub(super) pty: Option<F>,
     pub(super) outputs: Vec<KeptOutput<F>>,
     pub(super) log: Option<KeptLog>,
+    #[serde(default)]
+    pub(super) foreign: Option<Foreign>,
 }
 
 /// One stream of output that had not ended.
@@ -142,6 +145,7 @@ impl Shim {
             pty: init.ends.pty.as_ref().map(|pty| pty.master.as_fd()),
             outputs,
             log: self.log.as_ref().map(super::log::Log::kept),
+            foreign: container.foreign.clone(),
         }
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) process: oci::Process,
+    /// The same, for another runtime's program.
+    pub(crate) json: Vec<u8>,
     pub(crate) plan: Plan,
 }
 

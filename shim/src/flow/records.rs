@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::foreign::Foreign;
 use super::keep::{self, Found, Kept};
 use crate::logic::exit::Exit;
 use crate::logic::ids::ExecId;
@@ -38,6 +39,9 @@ pub(crate) struct StateRecord {
     pub(crate) is_started: bool,
     /// Pid, start time, cgroup.
     pub(crate) runtime: wharf_runtime::TaskState,
+    /// By whose program the container was made.
+    #[serde(default)]
+    pub(crate) foreign: Option<Foreign>,
     /// For a shim that adopts with no keeper's help; absent before version 0.2.
     #[serde(default)]
     pub(crate) stdio: Option<StdioRecord>,

@@ -9,6 +9,7 @@ use wharf_runtime::{Created, Task};
 
 use super::Error;
 use super::event::Happened;
+use super::foreign::{Foreign, Of};
 use super::log::Log;
 use super::process::Process;
 use super::pump::SCRATCH;
@@ -89,11 +90,21 @@ pub(crate) struct Container {
     /// Its spec has hooks for after its end.
     #[serde(default)]
     pub(crate) has_poststop: bool,
+    /// By whose program it is made; `None`: by the embedded runtime.
+    #[serde(default)]
+    pub(crate) foreign: Option<Foreign>,
     /// Begun by another shim, which died: its init is not our child.
     #[serde(default)]
     pub(crate) is_adopted: bool,
     /// Number of its init.
     pub(crate) init: u32,
+}
+
+impl Container {
+    /// For another runtime's commands.
+    pub(crate) fn of(&self) -> Of<'_> {
+        Of { id: self.id.as_str(), bundle: &self.bundle }
+    }
 }
 
 /// One task, its processes, and what they share.

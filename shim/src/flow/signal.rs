@@ -70,6 +70,13 @@ impl Shim {
 
     /// New limits, as OCI JSON.
     pub(crate) fn update(&mut self, id: &TaskId, resources: &[u8]) -> Result<(), Error> {
+        if let Some(foreign) = &self.container(Some(id))?.foreign {
+            let foreign = foreign.clone();
+            let container = self.container(Some(id))?;
+            let init = self.processes.get(&container.init).expect("a container has its init");
+            init.state.after(Event::Update)?;
+            return foreign.update(container.of(), resources);
+        }
         let resources = oci::LinuxResources::parse(resources)
             .map_err(|source| Error::Runtime { step: "read resources", source })?;
         self.change(Some(id), Event::Update, |task| {

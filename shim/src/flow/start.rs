@@ -3,6 +3,7 @@
 use super::Error;
 use super::create::{Started, not_started};
 use super::event::{Event, exec_of};
+use super::foreign;
 use super::shim::Shim;
 use crate::logic::ids::ProcessRef;
 use crate::logic::process::Event as Change;
@@ -49,6 +50,9 @@ impl Shim {
         // Written before: a start that nobody was told of is still a start.
         self.save_state(Started::Yes)?;
         let container = self.container.as_mut().expect("an init belongs to a container");
+        if let Some(foreign) = &container.foreign {
+            return foreign.start(container.of()).map_err(foreign::not_started);
+        }
         let pid = container.hold.task().pid;
         container.hold.start().map_err(|source| not_started(pid, source))
     }

@@ -4,6 +4,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod clock;
+pub(crate) mod console;
 pub(crate) mod files;
 pub(crate) mod handover;
 pub(crate) mod journal;

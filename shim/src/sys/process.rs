@@ -137,6 +137,38 @@ pub(crate) fn wait_child(pid: i32) {
     while nix::sys::wait::waitpid(pid, None) == Err(nix::errno::Errno::EINTR) {}
 }
 
+/// Waits for a command to end; kills it when it takes too long.
+pub(crate) fn wait_command(
+    mut child: std::process::Child,
+    patience: std::time::Duration,
+) -> Result<std::process::ExitStatus, SysError> {
+    use std::os::fd::FromRawFd as _;
+
+    let failed = |source| SysError::new("wait for", "command", source);
+    let id = i32::try_from(child.id()).unwrap_or(0);
+    // SAFETY: pidfd_open takes numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, id, 0) };
+    if let Ok(fd @ 0..) = i32::try_from(fd) {
+        // SAFETY: the kernel has just made this descriptor for us; nobody else owns it.
+        let pidfd = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) };
+        if !wait_end(&pidfd, patience) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(failed(std::io::ErrorKind::TimedOut.into()));
+        }
+    }
+    child.wait().map_err(failed)
+}
+
+/// A mount namespace of this process' own.
+pub(crate) fn unshare_mounts() -> Result<(), SysError> {
+    // SAFETY: unshare takes flags; with one thread alive nobody else's view changes.
+    if unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0 {
+        return Ok(());
+    }
+    Err(SysError::new("unshare", "mount namespace", std::io::Error::last_os_error()))
+}
+
 /// Field 4 of a process' stat file.
 pub(crate) fn parent(pid: i32) -> Option<i32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -58,31 +58,36 @@ pub(crate) fn receive_frame(
         if rest.is_zero() || !super::process::wait_end(socket, rest) {
             return Err(failed(std::io::ErrorKind::TimedOut.into()));
         }
-        let mut buffer = vec![0; 64 << 10];
-        let mut control = nix::cmsg_space!([RawFd; MAX]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let mut parts = [IoSliceMut::new(&mut buffer)];
-        let received =
-            recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags);
-        let (count, raw) = match received {
-            Ok(message) => {
-                let control: Vec<_> = message.cmsgs().map(Iterator::collect).unwrap_or_default();
-                (message.bytes, control)
-            }
+        let (piece, more) = match receive(socket) {
+            Ok(received) => received,
             Err(nix::errno::Errno::EINTR) => continue,
             Err(nix::errno::Errno::ENOTSOCK) => return Ok(None),
             Err(errno) => return Err(failed(errno.into())),
         };
-        for message in raw {
-            if let ControlMessageOwned::ScmRights(numbers) = message {
-                // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
-                fds.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-            }
-        }
-        match count {
+        fds.extend(more);
+        match piece.len() {
             0 if bytes.is_empty() => return Ok(None),
             0 => return Err(failed(std::io::ErrorKind::UnexpectedEof.into())),
-            _ => bytes.extend_from_slice(&buffer[..count]),
+            _ => bytes.extend_from_slice(&piece),
         }
     }
+}
+
+/// One receive.
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> nix::Result<WithDescriptors> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut control = nix::cmsg_space!([RawFd; MAX]);
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            // SAFETY: the kernel has just made these descriptors for us; nobody else owns them.
+            fds.extend(numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    let count = message.bytes;
+    buffer.truncate(count);
+    Ok((buffer, fds))
 }

@@ -60,6 +60,8 @@ pub(crate) struct Container {
     pub(crate) log_max_bytes: u64,
     pub(crate) format: wharf::log_target::Format,
     pub(crate) host_pids: bool,
+    /// Another OCI runtime.
+    pub(crate) runtime: String,
     pub(crate) when_full: wharf::log_target::WhenFull,
     /// Elsewhere than usual.
     pub(crate) log_path: Option<PathBuf>,
@@ -75,6 +77,7 @@ impl Container {
             log_max_bytes: 0,
             format: wharf::log_target::Format::Cri,
             host_pids: false,
+            runtime: String::new(),
             when_full: wharf::log_target::WhenFull::Block,
             log_path: None,
         }
@@ -161,6 +164,7 @@ impl World {
                 when_full: container.when_full.into(),
             }),
             open_stdin: container.open_stdin,
+            runtime_binary: container.runtime.clone(),
             terminal_width: 80,
             terminal_height: 25,
             ..Default::default()
