@@ -238,12 +238,12 @@ fn every_form_of_bootstrap() {
 }
 
 #[test]
-fn options_that_are_not_served_are_refused() {
+fn a_runtime_that_is_not_there_is_named() {
     need_host!();
     let world = World::new();
     let mut client = world.client();
     world.write_config(&Container::sh("true"));
-    let options = RuncOptions { systemd_cgroup: true, ..Default::default() };
+    let options = RuncOptions { binary_name: "/absent/runc".into(), ..Default::default() };
     let request = task::CreateTaskRequest {
         id: world.id.clone(),
         bundle: world.bundle.display().to_string(),
@@ -253,7 +253,7 @@ fn options_that_are_not_served_are_refused() {
         }),
         ..Default::default()
     };
-    let error = client.task::<Nothing>("Create", &request).expect_err("not served");
-    assert_eq!(error.code, 12);
-    assert!(error.message.contains("systemd_cgroup"), "{}", error.message);
+    let error = client.task::<Nothing>("Create", &request).expect_err("not there");
+    assert_eq!(error.code, 9);
+    assert!(error.message.contains("/absent/runc"), "{}", error.message);
 }
