@@ -51,6 +51,9 @@ pub enum ShimError {
         /// 127: not found, 126: not executable.
         exit_code: u32,
     },
+    /// The shim's process can't be watched.
+    #[error("watch the shim's process")]
+    Watch(#[source] io::Error),
     /// Figures in a form that is not known.
     #[error("the shim tells figures as {0:?}, which is not known")]
     Figures(String),
@@ -79,12 +82,21 @@ impl From<RpcError> for ShimError {
     }
 }
 
+impl ShimError {
+    /// Whether the way to the shim is gone, whatever became of the call.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Rpc(RpcError::Closed { .. } | RpcError::Connect { .. }))
+    }
+}
+
 impl Fault for ShimError {
     fn kind(&self) -> Kind {
         match self {
             Self::Bundle { source, .. } | Self::Spawn { source, .. } => io_kind(source),
             Self::NoAddress { .. } => Kind::Internal,
             Self::Figures(_) => Kind::Unsupported,
+            Self::Watch(source) => io_kind(source),
             Self::Silent { .. } => Kind::Deadline,
             Self::NotExecuted { .. } => Kind::Precondition,
             Self::Rpc(error) => error.kind(),
@@ -98,7 +110,7 @@ impl Fault for ShimError {
             Self::Silent { .. } => "SHIM_SILENT",
             Self::NotExecuted { exit_code: 126, .. } => "ENTRYPOINT_NOT_EXECUTABLE",
             Self::NotExecuted { .. } => "ENTRYPOINT_NOT_FOUND",
-            Self::Rpc(_) | Self::Figures(_) => "SHIM",
+            Self::Rpc(_) | Self::Figures(_) | Self::Watch(_) => "SHIM",
         }
     }
 }

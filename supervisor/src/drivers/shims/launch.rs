@@ -1,14 +1,16 @@
 //! Starting a shim, and cleaning up after one that died.
 
 use std::{
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::process::Command;
 
-use super::{Bundle, Shim, ShimError};
+use super::{Bundle, Kept, Shim, ShimError};
 use crate::ids::{ContainerId, Namespace};
 
 /// Bound on the shim's `start` and `delete` commands.
@@ -47,16 +49,41 @@ impl Launcher {
         namespace: &Namespace,
         id: &ContainerId,
     ) -> Result<Shim, ShimError> {
-        let output = self.run(bundle, namespace, id, "start").await?;
-        let address = String::from_utf8_lossy(&output.stdout);
-        let socket = address.trim().strip_prefix("unix://").filter(|_| output.status.success());
-        let Some(socket) = socket else {
-            return Err(ShimError::NoAddress {
-                status: output.status.to_string(),
-                stderr: last_line(&output.stderr),
-            });
+        let output = self.run(bundle, namespace, id, "start", Stdio::null()).await?;
+        connect(&output, id).await
+    }
+
+    /// Starts a shim that goes on with the container of one that died, with what was kept of it;
+    /// without, it makes do with what is in the bundle. A shim that is there after all is found.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn adopt(
+        &self,
+        bundle: &Bundle,
+        namespace: &Namespace,
+        id: &ContainerId,
+        kept: Option<Arc<Kept>>,
+    ) -> Result<Shim, ShimError> {
+        let spawn = |source| ShimError::Spawn { program: self.program.clone(), source };
+        let Some(kept) = kept else {
+            let output = self.run(bundle, namespace, id, "adopt", Stdio::null()).await?;
+            return connect(&output, id).await;
         };
-        Shim::connect(Path::new(socket), id.as_str()).await
+        let (ours, theirs) = UnixStream::pair().map_err(spawn)?;
+        let sending = tokio::task::spawn_blocking(move || {
+            // A shim that ends before it has all closes its end: that is not waited for.
+            let sent = kept.send(&ours);
+            (sent, ours)
+        });
+        let stdin = Stdio::from(OwnedFd::from(theirs));
+        let output = self.run(bundle, namespace, id, "adopt", stdin).await?;
+        // Its own answer says more than a failure to send would.
+        let (sent, _ours) = sending.await.expect("sending does not panic");
+        if let Err(error) = sent {
+            tracing::warn!(container = id.short(), %error, "not all that was kept was given on");
+        }
+        connect(&output, id).await
     }
 
     /// Ends what a dead shim left: the container's processes, its cgroup, the socket.
@@ -69,7 +96,7 @@ impl Launcher {
         namespace: &Namespace,
         id: &ContainerId,
     ) -> Result<(), ShimError> {
-        let output = self.run(bundle, namespace, id, "delete").await?;
+        let output = self.run(bundle, namespace, id, "delete", Stdio::null()).await?;
         if output.status.success() {
             return Ok(());
         }
@@ -85,6 +112,7 @@ impl Launcher {
         namespace: &Namespace,
         id: &ContainerId,
         command: &str,
+        stdin: Stdio,
     ) -> Result<Output, ShimError> {
         let running = Command::new(&self.program)
             .args(["-namespace", namespace.as_str(), "-id", id.as_str()])
@@ -92,7 +120,7 @@ impl Launcher {
             .arg(bundle.path())
             .arg(command)
             .current_dir(bundle.path())
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -103,6 +131,19 @@ impl Launcher {
             Ok(Ok(output)) => Ok(output),
         }
     }
+}
+
+/// To the address that a command has printed.
+async fn connect(output: &Output, id: &ContainerId) -> Result<Shim, ShimError> {
+    let address = String::from_utf8_lossy(&output.stdout);
+    let socket = address.trim().strip_prefix("unix://").filter(|_| output.status.success());
+    let Some(socket) = socket else {
+        return Err(ShimError::NoAddress {
+            status: output.status.to_string(),
+            stderr: last_line(&output.stderr),
+        });
+    };
+    Shim::connect(Path::new(socket), id.as_str()).await
 }
 
 fn last_line(text: &[u8]) -> String {

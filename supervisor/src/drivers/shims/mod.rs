@@ -4,11 +4,14 @@
 //! spawn ── "wharf-shim … start", cwd = bundle ──▶ prints the address of its socket, ends
 //!                                                  └─ server: detached, in the background
 //! connect ─ ttrpc: containerd's Task service, and Wharf's own beside it
+//! adopt ─── "wharf-shim … adopt": goes on with the container of a shim that was killed
 //! ```
 //! Must not: decide what a container should be doing, or outlive a deadline.
 
 mod bundle;
+mod death;
 mod error;
+mod keep;
 mod launch;
 mod ttrpc;
 mod usage;
@@ -16,7 +19,9 @@ mod usage;
 use std::{path::Path, time::Duration};
 
 pub use bundle::Bundle;
+pub use death::Death;
 pub use error::ShimError;
+pub use keep::{Keeper, Kept};
 pub use launch::Launcher;
 use prost::Message as _;
 pub use usage::Usage;
@@ -116,6 +121,20 @@ impl Shim {
     pub async fn state(&self) -> Result<StateResponse, ShimError> {
         let request = StateRequest { id: self.id.clone(), exec_id: String::new() };
         self.task("State", &request, SHORT).await
+    }
+
+    /// Watches for the death of the shim's process, whatever its connections do.
+    ///
+    /// # Errors
+    /// [`ShimError`]; UNIMPLEMENTED from a foreign shim.
+    pub async fn death(&self) -> Result<Death, ShimError> {
+        let info = || self.client.call(SERVICE, "Info", &InfoRequest {}, Some(SHORT));
+        let told: InfoResponse = info().await?;
+        let death = Death::of(told.shim_pid).map_err(ShimError::Watch)?;
+        // It answers after its process was taken hold of: that is the one, not another that has
+        // been given its number since.
+        let _: InfoResponse = info().await?;
+        Ok(death)
     }
 
     /// Execs that were added and not taken away.

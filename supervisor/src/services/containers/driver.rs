@@ -4,6 +4,7 @@
 //! A task commits before it tells, and announces a start before an exit: the exit of a
 //! start that is under way waits in the queue.
 
+mod adopt;
 mod end;
 mod freeze;
 mod recover;
@@ -123,6 +124,11 @@ pub enum Command {
         /// Answered when nothing of it is left.
         reply: Reply<()>,
     },
+    /// Start a shim in place of one that died.
+    Adopt {
+        /// Which start.
+        number: u64,
+    },
     /// From the task that waits for the exit of a start.
     Ended {
         /// Which start.
@@ -152,6 +158,7 @@ pub(super) struct Driver {
     view: watch::Sender<View>,
     shim: watch::Sender<Option<Shim>>,
     attached: Arc<watch::Sender<usize>>,
+    successor: adopt::Successor,
     /// Its next end is the first half of a restart.
     restarting: bool,
     /// When it was taken up from the store; `None`: it was made by this supervisor.
@@ -184,6 +191,7 @@ impl Driver {
             view,
             shim,
             attached: Arc::clone(&attached),
+            successor: adopt::Successor::default(),
             restarting: false,
             taken_up,
             inbox,
@@ -224,6 +232,7 @@ impl Driver {
             }
             Command::Update { change, reply } => drop(reply.send(self.update(*change).await)),
             Command::Remove { reply } => drop(reply.send(self.remove().await)),
+            Command::Adopt { number } => self.adopt(number).await,
             Command::Ended { number, result } => self.ended(number, *result).await,
         }
     }
@@ -239,6 +248,7 @@ impl Driver {
         faultpoint::reach("start.intended").await;
         match self.launch(window).await {
             Ok((shim, pid)) => {
+                self.keep(&shim, adopt::KEEP_AFTER);
                 self.shim.send_replace(Some(shim));
                 self.commit_started(pid).await
             }
@@ -332,10 +342,8 @@ impl Driver {
             }
         }
         faultpoint::reach("kill.sent").await;
-        let mut ops = Ops::new();
         let event = self.event("container.kill").with("signal", signal);
-        self.tools.events.append(&mut ops, &event)?;
-        self.tools.store.commit(ops, Durability::Process).await?;
+        self.tell(event).await;
         Ok(())
     }
 
@@ -450,6 +458,19 @@ impl Driver {
                 error = fault::chain(&error),
                 "state is not kept"
             );
+        }
+    }
+
+    /// Puts into the journal what changes no record.
+    async fn tell(&self, event: Event) {
+        let mut ops = Ops::new();
+        let told = match self.tools.events.append(&mut ops, &event) {
+            Ok(()) => self.tools.store.commit(ops, Durability::Process).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = told {
+            let error = fault::chain(&error);
+            tracing::warn!(container = self.record.id.short(), error, "event is not kept");
         }
     }
 

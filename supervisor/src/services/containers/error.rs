@@ -117,7 +117,10 @@ pub enum Error {
     )]
     Cursor(String),
     /// An exec that is not there.
-    #[error("container {container} has no exec {exec_id:?}, or it has ended")]
+    #[error(
+        "container {container} has no exec {exec_id:?}: it has ended, or was lost with a shim that \
+         was killed"
+    )]
     NoExec {
         /// In which.
         container: ContainerName,
@@ -127,6 +130,17 @@ pub enum Error {
     /// Too much is waiting for this container.
     #[error("container {0} has too many calls waiting: try again")]
     Busy(ContainerName),
+    /// Its shim can't be reached, and no other has taken its place yet.
+    #[error("container {0} runs, and its shim can't be reached now: try again")]
+    Unreached(ContainerName),
+    /// The way to its shim broke.
+    #[error("the shim of container {container} went away during exec {exec_id}")]
+    ExecLost {
+        /// In which.
+        container: ContainerName,
+        /// Which.
+        exec_id: String,
+    },
     /// It was removed during the call.
     #[error("container {0} was removed")]
     Removed(ContainerName),
@@ -185,6 +199,9 @@ impl Fault for Error {
             Self::File { source, .. } => io_kind(source),
             Self::Cursor(_) => Kind::OutOfRange,
             Self::Busy(_) => Kind::Exhausted,
+            Self::Unreached(_) => Kind::Unavailable,
+            // If its shim was killed, the next call says that there is no such exec.
+            Self::ExecLost { .. } => Kind::Unavailable,
             Self::Unkillable(_) => Kind::Deadline,
             Self::Store(e) => e.kind(),
             Self::Random(_) => Kind::Internal,
@@ -210,6 +227,8 @@ impl Fault for Error {
             Self::File { .. } => "FILE",
             Self::Cursor(_) => "CURSOR_OUT_OF_RANGE",
             Self::Busy(_) => "BUSY",
+            Self::Unreached(_) => "SHIM_UNREACHED",
+            Self::ExecLost { .. } => "EXEC_LOST",
             Self::Unkillable(_) => "STOP_TIMEOUT",
             Self::Store(e) => e.reason(),
             Self::Random(_) => "INTERNAL",
@@ -221,9 +240,12 @@ impl Fault for Error {
             |name: &dyn ToString| Detail::Resource { kind: "container", name: name.to_string() };
         match self {
             Self::NotFound(name) => container(name),
-            Self::Removed(name) | Self::Busy(name) | Self::Unkillable(name) => container(name),
+            Self::Removed(name)
+            | Self::Busy(name)
+            | Self::Unreached(name)
+            | Self::Unkillable(name) => container(name),
             Self::NameTaken { name, .. } => container(name),
-            Self::NoExec { exec_id, .. } => {
+            Self::NoExec { exec_id, .. } | Self::ExecLost { exec_id, .. } => {
                 Detail::Resource { kind: "exec", name: exec_id.clone() }
             }
             Self::Ambiguous(_) => Detail::Field("container".into()),

@@ -6,7 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use wharf_proto::shim::{OutputChunk, output_chunk};
+use wharf_proto::{
+    kind::Kind,
+    shim::{OutputChunk, output_chunk},
+};
 
 use super::{
     Containers, Error, Tools, Window,
@@ -21,7 +24,11 @@ use super::{
     user,
 };
 use crate::{
-    drivers::{logs::cri::Stream, shims::Shim, snapshots::RootView},
+    drivers::{
+        logs::cri::Stream,
+        shims::{Shim, ShimError},
+        snapshots::RootView,
+    },
     fault, faultpoint,
     ids::{Namespace, random_hex},
     services::events::Event,
@@ -88,7 +95,7 @@ impl Containers {
             return Err(Error::field("start.args", "a command is needed"));
         }
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = running(&handle, "execute in")?;
+        let (record, shim) = running(&handle, "execute in").await?;
         let json = exec_process(&record, &request).await?;
         let exec_id = random_hex::<16>().map_err(Error::Random)?;
         let failed = |source| Error::Exec { name: record.name.clone(), source };
@@ -121,7 +128,7 @@ impl Containers {
         exec_id: &str,
     ) -> Result<ExecSession, Error> {
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = live(&handle, "execute in")?;
+        let (record, shim) = live(&handle, "execute in").await?;
         let state = shim.exec_state(exec_id).await.map_err(|_| Error::NoExec {
             container: record.name.clone(),
             exec_id: exec_id.into(),
@@ -220,7 +227,13 @@ impl ExecSession {
     }
 
     fn failed(&self) -> impl Fn(crate::drivers::shims::ShimError) -> Error + '_ {
-        |source| Error::Shim { name: self.record.name.clone(), source }
+        |source| {
+            let name = self.record.name.clone();
+            if source.is_lost() {
+                return Error::ExecLost { container: name, exec_id: self.exec_id.clone() };
+            }
+            Error::Shim { name, source }
+        }
     }
 }
 
@@ -278,7 +291,15 @@ pub(super) fn watch_end(tools: &Arc<Tools>, record: &Arc<Record>, shim: &Shim, e
     let (shim, exec_id) = (shim.clone(), exec_id.to_owned());
     // Ends with the exec or with the shim's connection, and KEEP_ENDED later.
     tokio::spawn(async move {
-        let Ok(exit) = shim.wait_exit(&exec_id).await else { return };
+        let exit = match shim.wait_exit(&exec_id).await {
+            Ok(exit) => exit,
+            Err(error) => {
+                if error.is_lost() {
+                    tell_lost(&tools, &record, &exec_id).await;
+                }
+                return;
+            }
+        };
         faultpoint::reach("exec.exit.seen").await;
         let end = super::driver::end_of(&exit);
         let event = Event::now(&record.namespace, "exec.exit", record.id.as_str())
@@ -302,6 +323,33 @@ pub(super) fn watch_end(tools: &Arc<Tools>, record: &Arc<Record>, shim: &Shim, e
         tokio::time::sleep(KEEP_ENDED).await;
         forget(&shim, &exec_id).await;
     });
+}
+
+/// The shim of an exec went away. If it was killed, the exec is not known to the next one, and its
+/// end is told as lost.
+async fn tell_lost(tools: &Arc<Tools>, record: &Arc<Record>, exec_id: &str) {
+    let Ok(handle) = tools.table.find(&record.namespace, record.id.as_str()) else { return };
+    // The container has ended with it.
+    let Ok((_, shim)) = live(&handle, "execute in").await else { return };
+    match shim.exec_state(exec_id).await {
+        Err(ShimError::Rpc(error)) if error.kind() == Kind::NotFound => {}
+        // Another task has taken it up.
+        _ => return,
+    }
+    let event = Event::now(&record.namespace, "exec.exit", record.id.as_str())
+        .with("name", &record.name)
+        .with("execId", exec_id)
+        .with("exitCode", 255)
+        .with("reason", "lost");
+    let mut ops = Ops::new();
+    let told = match tools.events.append(&mut ops, &event) {
+        Ok(()) => tools.store.commit(ops, Durability::Process).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
+        let error = fault::chain(&error);
+        tracing::warn!(exec = exec_id, error, "end of exec is not in the journal");
+    }
 }
 
 /// Takes an exec away; one that is gone with its container is no matter.

@@ -52,6 +52,9 @@ use table::Handle;
 /// How long a killed container may take to be seen dead.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a call waits for a shim that is being found.
+const REACH_LIMIT: Duration = Duration::from_secs(10);
+
 /// What fills in for what a request leaves open.
 #[derive(Clone, Copy, Debug)]
 pub struct Defaults {
@@ -319,7 +322,7 @@ impl Containers {
         window: Window,
     ) -> Result<(), Error> {
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = live(&handle, "resize the terminal of")?;
+        let (record, shim) = live(&handle, "resize the terminal of").await?;
         shim.resize(exec_id, window.width, window.height)
             .await
             .map_err(|source| Error::Shim { name: record.name.clone(), source })
@@ -336,7 +339,7 @@ impl Containers {
         data: Vec<u8>,
     ) -> Result<(), Error> {
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = live(&handle, "write to")?;
+        let (record, shim) = live(&handle, "write to").await?;
         let written = shim.write_stdin("", data).await;
         written.map_err(|source| Error::Shim { name: record.name.clone(), source })
     }
@@ -347,7 +350,7 @@ impl Containers {
     /// As `write_stdin`.
     pub async fn close_stdin(&self, namespace: &Namespace, container: &str) -> Result<(), Error> {
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = live(&handle, "close the stdin of")?;
+        let (record, shim) = live(&handle, "close the stdin of").await?;
         let closed = shim.close_stdin("").await;
         closed.map_err(|source| Error::Shim { name: record.name.clone(), source })
     }
@@ -395,31 +398,53 @@ async fn ask<T>(
     answer.await.map_err(|_| Error::Removed(name()))?
 }
 
-/// The record and the shim of a container that runs.
-fn running(
+/// The record and the shim of a container that runs. A shim that is just being found, or another
+/// being started in its place, is waited for.
+async fn running(
     handle: &Handle,
     verb: &'static str,
 ) -> Result<(Arc<Record>, crate::drivers::shims::Shim), Error> {
-    let record = handle.record();
-    let shim = handle.shim.borrow().clone();
-    match (&record.state, shim) {
-        (State::Running(_), Some(shim)) => Ok((record, shim)),
-        (state, _) => {
-            Err(Error::State { verb, name: record.name.clone(), state: state.name(), hint: "" })
+    let (record, shim) = live(handle, verb).await?;
+    match record.state {
+        State::Paused(_) => {
+            let (name, state) = (record.name.clone(), record.state.name());
+            Err(Error::State { verb, name, state, hint: "; resume it first" })
         }
+        _ => Ok((record, shim)),
     }
 }
 
-/// The record and the shim of a container that runs, or is frozen.
-fn live(
+/// As [`running`], or frozen.
+async fn live(
     handle: &Handle,
     verb: &'static str,
 ) -> Result<(Arc<Record>, crate::drivers::shims::Shim), Error> {
-    let record = handle.record();
-    let shim = handle.shim.borrow().clone();
-    match (&record.state, shim) {
-        (State::Paused(_), Some(shim)) => Ok((record, shim)),
-        _ => running(handle, verb),
+    let mut handle = handle.clone();
+    let found = async {
+        loop {
+            let record = Arc::clone(&handle.view.borrow_and_update().record);
+            let shim = handle.shim.borrow_and_update().clone();
+            match (&record.state, shim) {
+                (State::Running(_) | State::Paused(_), Some(shim)) => return Ok((record, shim)),
+                (state, _) if state.current().is_none() => return Err(record),
+                _ => {}
+            }
+            let gone = tokio::select! {
+                changed = handle.view.changed() => changed.is_err(),
+                changed = handle.shim.changed() => changed.is_err(),
+            };
+            if gone {
+                return Err(record);
+            }
+        }
+    };
+    match tokio::time::timeout(REACH_LIMIT, found).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(record)) => {
+            let (name, state) = (record.name.clone(), record.state.name());
+            Err(Error::State { verb, name, state, hint: "" })
+        }
+        Err(_) => Err(Error::Unreached(handle.record().name.clone())),
     }
 }
 

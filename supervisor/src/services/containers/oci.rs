@@ -189,7 +189,8 @@ pub fn resources(resources: &Resources) -> Value {
             "mems": resources.cpuset_mems,
         },
         "blockIO": weight.map(|weight| json!({ "weight": weight })),
-        "pids": { "limit": resources.pids.map(|p| if p <= 0 { -1 } else { p }) },
+        // No limit is no object: one without a limit would be a limit of none.
+        "pids": resources.pids.map(|p| json!({ "limit": if p <= 0 { -1 } else { p } })),
     })
     .without_nulls()
 }

@@ -121,7 +121,7 @@ async fn measure(handle: &Handle) -> (Sample, Instant) {
         error: String::new(),
     };
     let Some(run) = record.state.current() else { return (sample, Instant::now()) };
-    let usage = match live(handle, "measure") {
+    let usage = match live(handle, "measure").await {
         Ok((_, shim)) => {
             shim.usage().await.map_err(|source| Error::Shim { name: record.name.clone(), source })
         }

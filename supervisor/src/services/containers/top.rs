@@ -26,7 +26,7 @@ impl Containers {
         container: &str,
     ) -> Result<Vec<TopEntry>, Error> {
         let handle = self.tools.table.find(namespace, container)?;
-        let (record, shim) = live(&handle, "list the processes of")?;
+        let (record, shim) = live(&handle, "list the processes of").await?;
         let pids = shim.pids().await;
         let pids = pids.map_err(|source| Error::Shim { name: record.name.clone(), source })?;
         let looked = tokio::task::spawn_blocking(move || {

@@ -76,6 +76,7 @@ impl Driver {
         }
         events.push(event);
         let code = end.exit_code;
+        self.successor.let_go();
         self.change_state(machine::Event::Ended(end), &events, Durability::Power).await;
         self.shim.send_replace(None);
         tracing::info!(container = self.record.id.short(), exit_code = code, "stopped");
@@ -131,6 +132,7 @@ impl Driver {
 pub(in crate::services::containers) fn end_of(record: &ExitRecord) -> End {
     let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     let reason = match record {
+        ExitRecord { unknown: true, .. } => EndReason::Lost,
         ExitRecord { oom_killed: true, signal, .. } if *signal != 0 => EndReason::Oom,
         ExitRecord { signal: 0, .. } => EndReason::Exited,
         ExitRecord { .. } => EndReason::Signalled,
@@ -140,7 +142,11 @@ pub(in crate::services::containers) fn end_of(record: &ExitRecord) -> End {
         signal: number(record.signal),
         oom_killed: record.oom_killed,
         reason,
-        message: String::new(),
+        message: if record.unknown {
+            "it ended while its shim was dead, and the kernel does not tell how".into()
+        } else {
+            String::new()
+        },
         finished_unix_ns: record.exited_at_unix_ns,
     }
 }

@@ -39,6 +39,9 @@ impl Driver {
     /// Takes over whether it is frozen: that may have changed while nobody looked, or have been
     /// done and not written down.
     pub(super) async fn observe_frozen(&mut self, shim: &Shim) {
+        if self.record.state.current().is_none() {
+            return;
+        }
         let event = match shim.state().await.map(|state| state.status()) {
             Ok(Status::Paused) if matches!(self.record.state, State::Running(_)) => {
                 machine::Event::Paused

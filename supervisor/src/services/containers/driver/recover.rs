@@ -73,20 +73,14 @@ impl Driver {
     pub(super) async fn reconnect(&mut self, number: u64) {
         let bundle = self.bundle();
         match Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
-            Ok(shim) => {
-                self.watch_exit(&shim, number);
-                self.watch_execs(&shim);
-                self.change_state(machine::Event::ShimFound, &[], Durability::Process).await;
-                self.observe_frozen(&shim).await;
-                self.shim.send_replace(Some(shim));
-            }
-            Err(error) => self.shim_gone(&error).await,
+            Ok(shim) => self.taken_over(&shim, number).await,
+            Err(error) => self.shim_gone(number, &error).await,
         }
     }
 
     /// Nobody answers for a container that runs: it has ended and been written down, or its shim
     /// has died under it.
-    pub(super) async fn shim_gone(&mut self, error: &ShimError) {
+    pub(super) async fn shim_gone(&mut self, number: u64, error: &ShimError) {
         self.shim.send_replace(None);
         if let Some(record) = self.bundle().exit_record() {
             self.commit_end(end_of(&record)).await;
@@ -99,6 +93,7 @@ impl Driver {
             "shim is gone"
         );
         self.change_state(machine::Event::ShimLost, &[], Durability::Process).await;
+        self.adopt(number).await;
     }
 
     /// Takes up the execs that the supervisor before this one had started.
@@ -126,9 +121,11 @@ impl Driver {
         match Shim::connect(&socket, self.record.id.as_str()).await {
             Ok(shim) => {
                 self.watch_exit(&shim, number);
+                self.watch_execs(&shim);
+                self.keep(&shim, std::time::Duration::ZERO);
                 self.shim.send_replace(Some(shim));
             }
-            Err(_) => self.shim_gone(error).await,
+            Err(_) => self.shim_gone(number, error).await,
         }
     }
 }
