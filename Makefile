@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-vm bench lint deps root clean-host fuzz test-vm-systemd
+.PHONY: help build demo test test-native test-vm bench lint deps root clean-host fuzz test-vm-systemd
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -64,6 +64,10 @@ test-vm:
 test-vm-systemd: root
 	@tests/deps.sh qemu-system-x86_64:qemu-system-x86 busybox-static depmod:kmod debootstrap mke2fs:e2fsprogs
 	@tests/vm/systemd.sh
+
+# The same tests, where each container has a copy of its image in place of an overlay.
+test-native: root deps build
+	WHARF_TEST_CONFIG='snapshotter = "native"' WHARF_BIN_DIR=$(BIN) $(CARGO) test --release -p wharf-tests --test e2e --no-fail-fast -- --skip native:: --test-threads=$(TEST_THREADS)
 
 bench: root build
 	@WHARF_BIN_DIR=$(BIN) $(BIN)/wharf-bench $(BENCH_ARGS)

@@ -24,6 +24,8 @@ const GRPC: &[&str] = &[
     "wharf/v1/registries.proto",
     "wharf/v1/events.proto",
     "wharf/v1/system.proto",
+    "wharf/v1/volumes.proto",
+    "wharf/v1/prune.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -6,13 +6,17 @@
 use std::time::{Duration, Instant};
 
 use wharf_proto::v1::{
-    Container, ContainerFilter, ContainerSpec, CreateContainerRequest, DeleteContainerRequest,
-    DeleteImageRequest, DeleteImageResponse, Exit, GetContainerRequest, GetContainerResponse,
-    GetImageRequest, GetImageResponse, Image, InfoRequest, InfoResponse, KillContainerRequest,
-    ListContainersRequest, ListImagesRequest, PauseContainerRequest, Process, ProcessesRequest,
-    ResizeRequest, RestartContainerRequest, ResumeContainerRequest, RunContainerRequest,
-    StartContainerRequest, StopContainerRequest, TagImageRequest, UpdateContainerRequest,
-    VersionRequest, VersionResponse, WaitContainerRequest, WindowSize,
+    CommitContainerRequest, Container, ContainerFilter, ContainerSpec, CreateContainerRequest,
+    CreateVolumeRequest, DeleteContainerRequest, DeleteImageRequest, DeleteImageResponse,
+    DeleteVolumeRequest, DiskUsageRequest, DiskUsageResponse, Exit, GetContainerRequest,
+    GetContainerResponse, GetImageRequest, GetImageResponse, GetVolumeRequest, Image,
+    ImageHistoryRequest, ImageHistoryResponse, InfoRequest, InfoResponse, KillContainerRequest,
+    ListContainersRequest, ListImagesRequest, ListVolumesRequest, PauseContainerRequest, Process,
+    ProcessesRequest, PruneContainersRequest, PruneFilter, PruneImagesRequest, PruneResponse,
+    PruneVolumesRequest, ResizeRequest, RestartContainerRequest, ResumeContainerRequest,
+    RunContainerRequest, StartContainerRequest, StopContainerRequest, TagImageRequest,
+    UpdateContainerRequest, VersionRequest, VersionResponse, Volume, WaitContainerRequest,
+    WindowSize,
 };
 
 use crate::{connection::Client, error::Error};
@@ -21,6 +25,8 @@ use crate::{connection::Client, error::Error};
 const QUICK: Duration = Duration::from_secs(30);
 /// For what prepares file systems, starts or ends processes.
 const SLOW: Duration = Duration::from_secs(120);
+/// For what reads or writes as many bytes as there are.
+const LONG: Duration = Duration::from_secs(3600);
 /// What a container has to stop when neither it nor the caller says more.
 const DEFAULT_STOP: Duration = Duration::from_secs(10);
 
@@ -63,19 +69,35 @@ impl Client {
     }
 
     async fn get(&self, container: &str, oci_spec: bool) -> Result<GetContainerResponse, Error> {
-        let request =
-            GetContainerRequest { container: container.to_owned(), with_oci_spec: oci_spec };
+        let request = GetContainerRequest {
+            container: container.to_owned(),
+            with_oci_spec: oci_spec,
+            with_size: false,
+        };
         self.unary("Get", QUICK, self.containers().get(request)).await
     }
 
     /// All containers that match, newest first, all pages.
     pub async fn list_containers(&self, filter: ContainerFilter) -> Result<Vec<Container>, Error> {
+        self.list_containers_with(filter, false).await
+    }
+
+    /// [`Client::list_containers`], with the sizes of their root file systems if asked for.
+    pub async fn list_containers_with(
+        &self,
+        filter: ContainerFilter,
+        with_sizes: bool,
+    ) -> Result<Vec<Container>, Error> {
         let mut containers = self.containers();
         let mut found = Vec::new();
         let mut page_token = String::new();
         loop {
-            let request =
-                ListContainersRequest { filter: Some(filter.clone()), page_size: 0, page_token };
+            let request = ListContainersRequest {
+                filter: Some(filter.clone()),
+                page_size: 0,
+                page_token,
+                with_sizes,
+            };
             let answer = self.unary("List", QUICK, containers.list(request)).await?;
             found.extend(answer.containers);
             page_token = answer.next_page_token;
@@ -95,8 +117,14 @@ impl Client {
     }
 
     /// Deletes a container; `force` kills it first if it runs.
-    pub async fn delete_container(&self, container: &str, force: bool) -> Result<(), Error> {
-        let request = DeleteContainerRequest { container: container.to_owned(), force };
+    /// With `volumes`, its volumes that have no name too.
+    pub async fn delete_container(
+        &self,
+        container: &str,
+        force: bool,
+        volumes: bool,
+    ) -> Result<(), Error> {
+        let request = DeleteContainerRequest { container: container.to_owned(), force, volumes };
         self.unary("Delete", SLOW, self.containers().delete(request)).await?;
         Ok(())
     }
@@ -266,11 +294,81 @@ impl Client {
         self.unary("Delete image", SLOW, self.images().delete(request)).await
     }
 
+    /// Makes an image of a container's changes.
+    pub async fn commit_container(&self, request: CommitContainerRequest) -> Result<Image, Error> {
+        let answer = self.unary("Commit", LONG, self.containers().commit(request)).await?;
+        some("Commit", "the image", answer.image)
+    }
+
+    /// How an image came about, the newest step first.
+    pub async fn image_history(&self, image: &str) -> Result<ImageHistoryResponse, Error> {
+        let request = ImageHistoryRequest { image: image.to_owned() };
+        self.unary("History", QUICK, self.images().history(request)).await
+    }
+
     /// Gives an image one more name, which the image that has it loses.
     pub async fn tag_image(&self, image: &str, name: &str) -> Result<Image, Error> {
         let request = TagImageRequest { image: image.to_owned(), name: name.to_owned() };
         let answer = self.unary("Tag", QUICK, self.images().tag(request)).await?;
         some("Tag", "the image", answer.image)
+    }
+
+    /// Makes a volume; one that is there with the same options is as wanted.
+    pub async fn create_volume(&self, request: CreateVolumeRequest) -> Result<Volume, Error> {
+        let answer = self.unary("Create volume", QUICK, self.volumes().create(request)).await?;
+        some("Create volume", "the volume", answer.volume)
+    }
+
+    /// One volume.
+    pub async fn volume(&self, volume: &str) -> Result<Volume, Error> {
+        let request = GetVolumeRequest { volume: volume.to_owned() };
+        let answer = self.unary("Get volume", QUICK, self.volumes().get(request)).await?;
+        some("Get volume", "the volume", answer.volume)
+    }
+
+    /// All volumes, in the order of their names.
+    pub async fn list_volumes(&self) -> Result<Vec<Volume>, Error> {
+        let request = ListVolumesRequest {};
+        Ok(self.unary("List volumes", QUICK, self.volumes().list(request)).await?.volumes)
+    }
+
+    /// Removes a volume that no container has.
+    pub async fn delete_volume(&self, volume: &str) -> Result<(), Error> {
+        let request = DeleteVolumeRequest { volume: volume.to_owned() };
+        self.unary("Delete volume", SLOW, self.volumes().delete(request)).await?;
+        Ok(())
+    }
+
+    /// Removes volumes that no container has: those without a name, or all.
+    pub async fn prune_volumes(
+        &self,
+        all: bool,
+        filter: PruneFilter,
+    ) -> Result<PruneResponse, Error> {
+        let request = PruneVolumesRequest { all, filter: Some(filter) };
+        self.unary("Prune volumes", LONG, self.volumes().prune(request)).await
+    }
+
+    /// Removes images that are not needed: those without a name, or all that no container was made
+    /// from.
+    pub async fn prune_images(
+        &self,
+        all: bool,
+        filter: PruneFilter,
+    ) -> Result<PruneResponse, Error> {
+        let request = PruneImagesRequest { all, filter: Some(filter) };
+        self.unary("Prune images", LONG, self.images().prune(request)).await
+    }
+
+    /// Removes containers that do not run.
+    pub async fn prune_containers(&self, filter: PruneFilter) -> Result<PruneResponse, Error> {
+        let request = PruneContainersRequest { filter: Some(filter) };
+        self.unary("Prune containers", LONG, self.containers().prune(request)).await
+    }
+
+    /// What everything takes on the disk.
+    pub async fn disk_usage(&self) -> Result<DiskUsageResponse, Error> {
+        self.unary("Disk usage", LONG, self.system().disk_usage(DiskUsageRequest {})).await
     }
 
     /// Who answers.

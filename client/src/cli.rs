@@ -6,6 +6,7 @@
 mod args;
 mod attach;
 mod autostart;
+mod commit;
 mod context;
 mod debug;
 mod docker_config;
@@ -20,6 +21,7 @@ mod lifecycle;
 mod logs;
 mod output;
 mod parse;
+mod prune;
 mod ps;
 mod pull;
 mod registry;
@@ -32,6 +34,7 @@ mod system;
 mod template;
 mod terminal;
 mod top;
+mod volumes;
 
 use std::process::ExitCode;
 
@@ -138,6 +141,13 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         C::Logout(args) => registry::logout(&args),
         C::Search(args) => registry::search(context, args).await,
         C::Tags(args) => registry::tags(context, args).await,
+        C::Commit(args) => commit::commit(context, args).await,
+        C::History(args) => commit::history(context, args).await,
+        C::Volume(group) => volumes::volume(context, group.command).await,
+        C::PruneContainers(args) => prune::containers(context, args).await,
+        C::PruneImages(args) => prune::images(context, args).await,
+        C::PruneSystem(args) => prune::system(context, args).await,
+        C::Df(args) => prune::df(context, args).await,
         C::Events(args) => events::events(context, args).await,
         C::Info(args) => system::info(context, args).await,
         C::Version(args) => system::version(context, args).await,

@@ -14,6 +14,7 @@ use tonic::{
 use wharf_proto::v1::{
     NAMESPACE_KEY, containers_client::ContainersClient, events_client::EventsClient,
     images_client::ImagesClient, registries_client::RegistriesClient, system_client::SystemClient,
+    volumes_client::VolumesClient,
 };
 
 use crate::{
@@ -205,7 +206,13 @@ impl Client {
     /// As [`Self::containers`].
     #[must_use]
     pub fn system(&self) -> SystemClient<Service> {
-        SystemClient::new(self.service())
+        SystemClient::new(self.service()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// As [`Self::containers`].
+    #[must_use]
+    pub fn volumes(&self) -> VolumesClient<Service> {
+        VolumesClient::new(self.service()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     fn service(&self) -> Service {

@@ -224,6 +224,8 @@ impl Containers for Fake {
         wait(WaitContainerRequest) -> WaitContainerResponse;
         run(RunContainerRequest) -> RunContainerResponse;
         resize(ResizeRequest) -> ResizeResponse;
+        prune(PruneContainersRequest) -> PruneResponse;
+        commit(CommitContainerRequest) -> CommitContainerResponse;
     }
 }
 

@@ -13,9 +13,12 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::drivers::{
-    registry::Settings,
-    signatures::{Key, Policy, Require, Requirement, Rule, RuleFile},
+use crate::{
+    drivers::{
+        registry::Settings,
+        signatures::{Key, Policy, Require, Requirement, Rule, RuleFile},
+    },
+    services::images::{Pressure, Relieve},
 };
 
 /// Read when it exists and no other is named.
@@ -137,6 +140,19 @@ impl fmt::Display for Network {
     }
 }
 
+/// How containers get their root file systems.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SnapshotterChoice {
+    /// Overlay where it can be had, else copying.
+    #[default]
+    Auto,
+    /// Overlay.
+    Overlay,
+    /// Copying.
+    Native,
+}
+
 /// How the daemon writes its own log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -159,6 +175,7 @@ struct File {
     log_level: Option<String>,
     log_format: Option<LogFormat>,
     shim: Option<PathBuf>,
+    snapshotter: Option<SnapshotterChoice>,
     cgroup_parent: Option<String>,
     default_network: Option<Network>,
     stop_timeout_seconds: Option<u64>,
@@ -171,6 +188,7 @@ struct File {
     #[serde(rename = "insecure-registries")]
     insecure_registries: Vec<String>,
     signatures: Vec<RuleFile>,
+    gc: GcFile,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -178,6 +196,14 @@ struct File {
 struct ContainerLog {
     max_bytes: Option<u64>,
     max_files: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct GcFile {
+    high_percent: Option<u8>,
+    low_percent: Option<u8>,
+    images: Option<Relieve>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -196,6 +222,7 @@ const KEYS: &[&str] = &[
     "log_level",
     "log_format",
     "shim",
+    "snapshotter",
     "cgroup_parent",
     "default_network",
     "stop_timeout_seconds",
@@ -211,6 +238,10 @@ const KEYS: &[&str] = &[
     "registry-mirrors",
     "insecure-registries",
     "signatures",
+    "gc",
+    "gc.high_percent",
+    "gc.low_percent",
+    "gc.images",
 ];
 
 /// What the command line and the environment said.
@@ -258,6 +289,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The shim's program; unset: beside wharfd, else in PATH.
     pub shim: Option<PathBuf>,
+    /// How containers get their root file systems.
+    pub snapshotter: SnapshotterChoice,
     /// Containers' cgroups are below this one.
     pub cgroup_parent: String,
     /// Of containers that name none.
@@ -272,6 +305,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Mirrors, certificates and credentials of registries.
     pub registries: Settings,
+    /// When images go to make room.
+    pub gc: Pressure,
 }
 
 impl Config {
@@ -317,6 +352,7 @@ impl Config {
             log_level: over.log_level.or(file.log_level).unwrap_or_else(|| "info".into()),
             log_format: file.log_format.unwrap_or_default(),
             shim: over.shim.or(file.shim),
+            snapshotter: file.snapshotter.unwrap_or_default(),
             cgroup_parent,
             default_network: file.default_network.unwrap_or(Network::None),
             stop_timeout: Duration::from_secs(file.stop_timeout_seconds.unwrap_or(10)),
@@ -337,6 +373,7 @@ impl Config {
                     .map(|path| absolute("registry_auth_file", path))
                     .transpose()?,
             },
+            gc: pressure(&file.gc)?,
         })
     }
 }
@@ -369,6 +406,23 @@ fn policy(files: Vec<RuleFile>) -> Result<Policy, ConfigError> {
         rules.push(Rule { pattern: file.pattern, requirement, identity: file.identity });
     }
     Ok(Policy { rules })
+}
+
+fn pressure(file: &GcFile) -> Result<Pressure, ConfigError> {
+    let default = Pressure::default();
+    let high = file.high_percent.unwrap_or(default.high_percent);
+    let low = file.low_percent.unwrap_or(high.saturating_sub(5));
+    for (key, value, most) in [("gc.high_percent", high, 100), ("gc.low_percent", low, high)] {
+        if value > most {
+            return Err(ConfigError::Value {
+                key,
+                value: value.to_string(),
+                problem: format!("at most {most} is needed"),
+            });
+        }
+    }
+    let images = file.images.unwrap_or(default.images);
+    Ok(Pressure { high_percent: high, low_percent: low, images })
 }
 
 fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {

@@ -20,15 +20,16 @@ use tonic::transport::Server;
 use wharf_proto::v1::{
     self, containers_server::ContainersServer, events_server::EventsServer,
     images_server::ImagesServer, registries_server::RegistriesServer, system_server::SystemServer,
+    volumes_server::VolumesServer,
 };
 
 use crate::{
-    api::native::{ContainersApi, EventsApi, ImagesApi, RegistriesApi, SystemApi},
-    config::{Address, Config},
+    api::native::{ContainersApi, EventsApi, ImagesApi, RegistriesApi, SystemApi, VolumesApi},
+    config::{Address, Config, SnapshotterChoice},
     drivers::{
         content::ContentStore,
         shims::Launcher,
-        snapshots::{Overlay, Snapshotter},
+        snapshots::{Native, Overlay, Snapshotter},
     },
     faultpoint,
     ids::Namespace,
@@ -37,6 +38,7 @@ use crate::{
         events::Events,
         images::Images,
         system::System,
+        volumes::Volumes,
     },
     store::Store,
 };
@@ -52,6 +54,7 @@ struct Services {
     events: Events,
     images: Images,
     containers: Containers,
+    volumes: Volumes,
     system: System,
 }
 
@@ -106,6 +109,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     health.set_serving::<RegistriesServer<RegistriesApi>>().await;
     health.set_serving::<EventsServer<EventsApi>>().await;
     health.set_serving::<SystemServer<SystemApi>>().await;
+    health.set_serving::<VolumesServer<VolumesApi>>().await;
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -114,7 +118,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let reflection = described().build_v1().map_err(Error::Reflection)?;
     // Python's client and older grpcurl ask for this one.
     let reflection_alpha = described().build_v1alpha().map_err(Error::Reflection)?;
-    let Services { events, images, containers, system } = services;
+    let Services { events, images, containers, volumes, system } = services;
     let journal = events.clone().keep_bounded();
     let router = server(&config)?
         .add_service(health_service)
@@ -124,9 +128,18 @@ pub async fn run(config: Config) -> Result<(), Error> {
             containers: containers.clone(),
         })))
         .add_service(RegistriesServer::new(RegistriesApi { images: images.clone() }))
-        .add_service(ImagesServer::new(ImagesApi { images }).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(EventsServer::new(EventsApi { events, containers }))
-        .add_service(SystemServer::new(SystemApi { system }));
+        .add_service(
+            ImagesServer::new(ImagesApi { images: images.clone() })
+                .max_decoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(EventsServer::new(EventsApi { events, containers: containers.clone() }))
+        .add_service(VolumesServer::new(VolumesApi { volumes: volumes.clone() }))
+        .add_service(SystemServer::new(SystemApi {
+            system,
+            images,
+            containers,
+            volumes: volumes.clone(),
+        }));
     // Ends with the daemon.
     tokio::spawn(journal);
     tokio::select! {
@@ -165,8 +178,7 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
     let store = Store::open(&config.root.join("meta"))?;
     faultpoint::reach_blocking("startup.store.opened");
     let events = Events::new(store.clone());
-    let snapshots: Arc<dyn Snapshotter> =
-        Arc::new(Overlay::open(&config.root, store.clone()).map_err(Error::Snapshots)?);
+    let snapshots = snapshotter(config, &store)?;
     let table = Arc::new(Table::default());
     let shim = shim_program(config)?;
     let content = ContentStore::open(&config.root).map_err(Error::Content)?;
@@ -178,11 +190,16 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
         config.registries.clone(),
     );
     images.set_users(Arc::new(TableUsers(Arc::clone(&table))));
+    let volumes =
+        Volumes::open(&config.root, store.clone(), events.clone()).map_err(Error::Volumes)?;
+    volumes.set_users(Arc::new(TableUsers(Arc::clone(&table))));
+    volumes.sweep().map_err(Error::Volumes)?;
     let (removed, orphans) = mpsc::channel(REMOVED_LEN);
     let tools = Arc::new(Tools {
         store,
         events: events.clone(),
         snapshots,
+        volumes: volumes.clone(),
         launcher: Launcher::new(shim.clone(), config.address.to_string()),
         table,
         bundles,
@@ -201,8 +218,34 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
     if containers.set_aside() == 0 {
         images.sweep(&containers.ids()).map_err(Error::Images)?;
     }
+    // Ends with the daemon.
+    tokio::spawn(images.clone().keep_below(config.gc, config.root.clone()));
     let system = System::new(Arc::clone(config), containers.clone(), images.clone(), shim);
-    Ok(Services { events, images, containers, system })
+    Ok(Services { events, images, containers, volumes, system })
+}
+
+fn snapshotter(config: &Config, store: &Store) -> Result<Arc<dyn Snapshotter>, Error> {
+    let is_native = match config.snapshotter {
+        SnapshotterChoice::Native => true,
+        SnapshotterChoice::Overlay => false,
+        SnapshotterChoice::Auto => match Overlay::probe(&config.root) {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::warn!(
+                    root = %config.root.display(),
+                    %error,
+                    "no overlay here: each container gets a copy of its image"
+                );
+                true
+            }
+        },
+    };
+    let (root, store) = (&config.root, store.clone());
+    Ok(if is_native {
+        Arc::new(Native::open(root, store).map_err(Error::Snapshots)?)
+    } else {
+        Arc::new(Overlay::open(root, store).map_err(Error::Snapshots)?)
+    })
 }
 
 /// Collects what a container ran on when its image has gone before it.

@@ -15,6 +15,11 @@ pub enum IdError {
         "container name {0:?} is not 2 to 128 characters of a-z A-Z 0-9 _ . - that begin with a letter or digit"
     )]
     Name(String),
+    /// Not a volume's name.
+    #[error(
+        "volume name {0:?} is not 2 to 128 characters of a-z A-Z 0-9 _ . - that begin with a letter or digit"
+    )]
+    Volume(String),
     /// Not a namespace.
     #[error(
         "namespace {0:?} is not 1 to 76 characters of a-z A-Z 0-9 _ . - that begin with a letter or digit"
@@ -84,6 +89,12 @@ name!(
     /// What people call a container; unique in its namespace.
     ContainerName,
     Name,
+    |text| is_word(text, 2..=128)
+);
+name!(
+    /// What people call a volume, or 64 random digits; unique in its namespace.
+    VolumeName,
+    Volume,
     |text| is_word(text, 2..=128)
 );
 name!(

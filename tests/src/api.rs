@@ -12,6 +12,7 @@ use wharf_proto::v1::{
     WaitContainerRequest, attach_request, attach_response, containers_client::ContainersClient,
     events_client::EventsClient, exec_request, exec_response, images_client::ImagesClient,
     import_image_request, import_image_response, pull_image_response, system_client::SystemClient,
+    volumes_client::VolumesClient,
 };
 
 use crate::wait::soon;
@@ -27,6 +28,8 @@ pub struct Api {
     pub events: EventsClient<Channel>,
     /// wharf.v1.System
     pub system: SystemClient<Channel>,
+    /// wharf.v1.Volumes
+    pub volumes: VolumesClient<Channel>,
 }
 
 /// What a process wrote and how it ended.
@@ -97,7 +100,8 @@ impl Api {
             containers: ContainersClient::new(channel.clone()),
             images: ImagesClient::new(channel.clone()),
             events: EventsClient::new(channel.clone()),
-            system: SystemClient::new(channel),
+            system: SystemClient::new(channel.clone()),
+            volumes: VolumesClient::new(channel),
         }
     }
 
@@ -183,7 +187,11 @@ impl Api {
     /// # Errors
     /// The call's status.
     pub async fn get(&mut self, id: &str) -> Result<Container, Status> {
-        let request = GetContainerRequest { container: id.into(), with_oci_spec: false };
+        let request = GetContainerRequest {
+            container: id.into(),
+            with_oci_spec: false,
+            ..Default::default()
+        };
         let answer = self.containers.get(request).await?.into_inner();
         answer.container.ok_or_else(|| Status::internal("Get answered no container"))
     }
@@ -193,7 +201,8 @@ impl Api {
     /// # Errors
     /// The call's status.
     pub async fn remove(&mut self, id: &str) -> Result<(), Status> {
-        let request = DeleteContainerRequest { container: id.into(), force: true };
+        let request =
+            DeleteContainerRequest { container: id.into(), force: true, ..Default::default() };
         self.containers.delete(request).await.map(drop)
     }
 

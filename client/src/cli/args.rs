@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cli::{
     attach::{AttachArgs, StartArgs},
+    commit::{CommitArgs, HistoryArgs},
     events::EventsArgs,
     exec::ExecArgs,
     images::{ImagesArgs, RmiArgs},
@@ -15,6 +16,7 @@ use crate::cli::{
         WaitArgs,
     },
     logs::LogsArgs,
+    prune::{ContainerPruneArgs, DfArgs, ImagePruneArgs, SystemPruneArgs},
     ps::PsArgs,
     pull::{LoadArgs, PullArgs},
     registry::{LoginArgs, LogoutArgs, PushArgs, SearchArgs, TagsArgs},
@@ -23,6 +25,7 @@ use crate::cli::{
     stats::StatsArgs,
     system::{InfoArgs, VersionArgs},
     top::TopArgs,
+    volumes::VolumeCommand,
 };
 
 /// Runs and looks after containers, through the supervisor wharfd.
@@ -139,9 +142,21 @@ pub(crate) enum Command {
     Search(SearchArgs),
     #[command(hide = true)]
     Tags(TagsArgs),
+    Commit(CommitArgs),
+    History(HistoryArgs),
     Events(EventsArgs),
     Info(InfoArgs),
     Version(VersionArgs),
+    /// Commands on volumes
+    Volume(VolumeCommand),
+    #[command(skip)]
+    PruneContainers(ContainerPruneArgs),
+    #[command(skip)]
+    PruneImages(ImagePruneArgs),
+    #[command(skip)]
+    PruneSystem(SystemPruneArgs),
+    #[command(skip)]
+    Df(DfArgs),
     /// Commands on containers, by their long names
     Container(ContainerCommand),
     /// Commands on images, by their long names
@@ -179,6 +194,8 @@ enum ContainerVerb {
     Rename(RenameArgs),
     Update(UpdateArgs),
     Inspect(InspectArgs),
+    Commit(CommitArgs),
+    Prune(ContainerPruneArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -202,6 +219,8 @@ enum ImageVerb {
     #[command(visible_alias = "remove")]
     Rm(RmiArgs),
     Inspect(InspectArgs),
+    History(HistoryArgs),
+    Prune(ImagePruneArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -212,6 +231,8 @@ pub(crate) struct SystemCommand {
 
 #[derive(Debug, Subcommand)]
 enum SystemVerb {
+    Df(DfArgs),
+    Prune(SystemPruneArgs),
     Info(InfoArgs),
     Events(EventsArgs),
     Version(VersionArgs),
@@ -241,6 +262,8 @@ impl Command {
                 ContainerVerb::Rename(args) => Self::Rename(args),
                 ContainerVerb::Update(args) => Self::Update(args),
                 ContainerVerb::Inspect(args) => Self::Inspect(args.only_containers()),
+                ContainerVerb::Commit(args) => Self::Commit(args),
+                ContainerVerb::Prune(args) => Self::PruneContainers(args),
             },
             Self::Image(group) => match group.command {
                 ImageVerb::Ls(args) => Self::Images(args),
@@ -252,8 +275,12 @@ impl Command {
                 ImageVerb::Tag(args) => Self::Tag(args),
                 ImageVerb::Rm(args) => Self::Rmi(args),
                 ImageVerb::Inspect(args) => Self::Inspect(args.only_images()),
+                ImageVerb::History(args) => Self::History(args),
+                ImageVerb::Prune(args) => Self::PruneImages(args),
             },
             Self::System(group) => match group.command {
+                SystemVerb::Df(args) => Self::Df(args),
+                SystemVerb::Prune(args) => Self::PruneSystem(args),
                 SystemVerb::Info(args) => Self::Info(args),
                 SystemVerb::Events(args) => Self::Events(args),
                 SystemVerb::Version(args) => Self::Version(args),

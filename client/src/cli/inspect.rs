@@ -185,8 +185,10 @@ fn host_config(spec: &ContainerSpec) -> Value {
 
 fn mount(mount: &Mount) -> Value {
     let kind = if mount.r#type.is_empty() { "bind" } else { &mount.r#type };
+    let name = if kind == "volume" { mount.source.as_str() } else { "" };
     json!({
         "Type": kind,
+        "Name": name,
         "Source": mount.source,
         "Destination": mount.target,
         "Mode": mount.options.join(","),
@@ -208,11 +210,17 @@ fn config(spec: &ContainerSpec) -> Value {
         "WorkingDir": spec.working_dir,
         "Labels": spec.labels,
         "StopSignal": spec.stop_signal,
+        "ExposedPorts": exposed_ports(spec),
     })
 }
 
+fn exposed_ports(spec: &ContainerSpec) -> Value {
+    let ports = spec.exposed_ports.iter().map(|port| (port.clone(), json!({})));
+    Value::Object(ports.collect())
+}
+
+/// An image as `docker image inspect` shows it, and what Wharf knows besides.
 fn image(image: &Image, config_json: &str) -> Value {
-    let config = image.config.clone().unwrap_or_default();
     let mut platform = image.platform.split('/');
     let (os, arch) = (platform.next().unwrap_or(""), platform.next().unwrap_or(""));
     let names = || image.names.iter().map(|name| human::familiar(name));
@@ -221,39 +229,59 @@ fn image(image: &Image, config_json: &str) -> Value {
         .filter(|_| !image.digest.is_empty())
         .map(|repository| format!("{repository}@{}", image.digest))
         .collect();
-    let set = |all: &[String]| -> Value {
-        all.iter().map(|key| (key.clone(), json!({}))).collect::<serde_json::Map<_, _>>().into()
-    };
     let raw: Value = serde_json::from_str(config_json).unwrap_or(Value::Null);
-    let part = |name: &str| raw.get(name).cloned().unwrap_or(Value::Null);
+    let text = |name: &str| raw.get(name).and_then(Value::as_str).unwrap_or_default();
+    let history = raw.get("history").and_then(Value::as_array).cloned().unwrap_or_default();
+    let comment = history.last().and_then(|step| step.get("comment")).and_then(Value::as_str);
+    let layers = raw.pointer("/rootfs/diff_ids").cloned().unwrap_or_else(|| json!([]));
     json!({
         "Id": image.id,
         "RepoTags": names().collect::<Vec<_>>(),
         "RepoDigests": digests,
-        "Digest": image.digest,
-        "ManifestDigest": image.manifest_digest,
-        "ChainId": image.chain_id,
+        "Parent": "",
+        "Comment": comment.unwrap_or_default(),
         "Created": time(image.created_at),
+        "DockerVersion": text("docker_version"),
+        "Author": text("author"),
+        "Config": image_config(image, raw.get("config")),
         "Architecture": arch,
         "Variant": platform.next().unwrap_or(""),
         "Os": os,
         "Size": image.size_bytes,
-        "ContentSize": image.content_bytes,
+        "RootFS": {"Type": "layers", "Layers": layers},
         "Metadata": {"LastTagTime": time(image.imported_at)},
-        "Config": {
-            "User": config.user,
-            "Env": config.env,
-            "Cmd": config.cmd,
-            "Entrypoint": config.entrypoint,
-            "WorkingDir": config.working_dir,
-            "StopSignal": config.stop_signal,
-            "Volumes": set(&config.volumes),
-            "ExposedPorts": set(&config.exposed_ports),
-            "Labels": image.labels,
-        },
-        "RootFS": part("rootfs"),
-        "History": part("history"),
+        "Digest": image.digest,
+        "ManifestDigest": image.manifest_digest,
+        "ChainId": image.chain_id,
+        "ContentSize": image.content_bytes,
+        "History": history,
     })
+}
+
+/// All that the image's config says, with what Docker always shows.
+fn image_config(image: &Image, raw: Option<&Value>) -> Value {
+    let config = image.config.clone().unwrap_or_default();
+    let set = |all: &[String]| -> Value {
+        all.iter().map(|key| (key.clone(), json!({}))).collect::<serde_json::Map<_, _>>().into()
+    };
+    let mut shown = json!({
+        "User": config.user,
+        "Env": config.env,
+        "Cmd": config.cmd,
+        "Entrypoint": config.entrypoint,
+        "WorkingDir": config.working_dir,
+        "StopSignal": config.stop_signal,
+        "Volumes": set(&config.volumes),
+        "ExposedPorts": set(&config.exposed_ports),
+        "Labels": image.labels,
+        "OnBuild": Value::Null,
+    });
+    if let (Some(shown), Some(raw)) = (shown.as_object_mut(), raw.and_then(Value::as_object)) {
+        for (key, value) in raw.iter().filter(|(_, value)| !value.is_null()) {
+            shown.insert(key.clone(), value.clone());
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -273,5 +301,11 @@ mod tests {
         let found = image(&Image { names, digest, ..Image::default() }, "{}");
         assert_eq!(found["RepoTags"][0], "a:1");
         assert_eq!(found["RepoDigests"][0], "a@sha256:0");
+        let config = r#"{"config": {"Healthcheck": {"Test": ["NONE"]}, "User": "bob"},
+            "rootfs": {"diff_ids": ["sha256:1"]}, "history": [{"comment": "a"}, {"comment": "b"}]}"#;
+        let found = super::image(&Image::default(), config);
+        assert_eq!(found["Config"]["Healthcheck"]["Test"][0], "NONE");
+        assert_eq!((&found["Config"]["User"], &found["Comment"]), (&json!("bob"), &json!("b")));
+        assert_eq!(found["RootFS"]["Layers"][0], "sha256:1");
     }
 }

@@ -144,8 +144,8 @@ pub(crate) struct RmArgs {
     /// Kill those that run
     #[arg(short, long)]
     force: bool,
-    /// For Docker's sake: there are no anonymous volumes yet
-    #[arg(short, long, hide = true)]
+    /// Also their volumes that have no name
+    #[arg(short, long)]
     volumes: bool,
     /// Names, ids or unique beginnings of ids
     #[arg(required = true, value_name = "CONTAINER")]
@@ -253,7 +253,7 @@ pub(crate) async fn wait(context: &Context, args: WaitArgs) -> Result<u8> {
 pub(crate) async fn rm(context: &Context, args: RmArgs) -> Result<u8> {
     let client = context.client().await?;
     each(context, &args.containers, async |name: &str| {
-        match client.delete_container(name, args.force).await {
+        match client.delete_container(name, args.force, args.volumes).await {
             // What shall be gone is gone: told, as Docker does, and no failure.
             Err(error) if args.force && error.kind() == Kind::NotFound => {
                 output::complain(&format!("wharf: {error}"));

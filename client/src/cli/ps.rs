@@ -39,6 +39,9 @@ pub(crate) struct PsArgs {
     /// table, json, or a template as in '{{.Names}}'
     #[arg(long, default_value = "table", hide_default_value = true)]
     format: Format,
+    /// Also what each takes on the disk
+    #[arg(short, long)]
+    size: bool,
     /// Do not shorten ids and commands
     #[arg(long)]
     no_trunc: bool,
@@ -58,6 +61,7 @@ const COLUMNS: &[Column] = &[
     ("Mounts", "MOUNTS"),
     ("Networks", "NETWORKS"),
     ("Pid", "PID"),
+    ("Size", "SIZE"),
 ];
 
 pub(crate) async fn ps(context: &Context, args: PsArgs) -> Result<u8> {
@@ -73,7 +77,7 @@ pub(crate) async fn ps(context: &Context, args: PsArgs) -> Result<u8> {
         }
     }
     let client = context.client().await?;
-    let mut containers = client.list_containers(filter).await?;
+    let mut containers = client.list_containers_with(filter, args.size).await?;
     let code = |container: &Container| {
         let exit = container.incarnation.as_ref().and_then(|incarnation| incarnation.exit.as_ref());
         exit.map(|exit| exit.exit_code)
@@ -91,7 +95,11 @@ pub(crate) async fn ps(context: &Context, args: PsArgs) -> Result<u8> {
     let now = Timestamp::now();
     let list = List {
         columns: COLUMNS,
-        shown: COLUMNS[..7].iter().map(|(key, _)| *key).collect(),
+        shown: COLUMNS[..7]
+            .iter()
+            .map(|(key, _)| *key)
+            .chain(args.size.then_some("Size"))
+            .collect(),
         rows: containers.iter().map(|c| row(c, now, args.no_trunc)).collect(),
     };
     output::print(&list.render(&args.format)?)?;
@@ -170,10 +178,21 @@ fn row(container: &Container, now: Timestamp, no_trunc: bool) -> Map<String, Val
         "Mounts": mounts.join(","),
         "Networks": spec.network,
         "Pid": pid,
+        "Size": size(container),
     });
     match row {
         Value::Object(row) => row,
         _ => Map::new(),
+    }
+}
+
+/// As Docker: what it has written, and that with its image.
+fn size(container: &Container) -> String {
+    match (container.size_rw_bytes, container.size_root_bytes) {
+        (Some(own), Some(root)) => {
+            format!("{} (virtual {})", human::size(own), human::size(root))
+        }
+        _ => String::new(),
     }
 }
 

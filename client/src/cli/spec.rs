@@ -75,16 +75,22 @@ pub(crate) struct SpecArgs {
     /// Network: none or host
     #[arg(long, alias = "net", value_name = "NETWORK", help_heading = "Network")]
     network: Option<String>,
+    /// Port to tell of: 80, 53/udp (repeatable)
+    #[arg(long, value_name = "PORT", help_heading = "Network")]
+    expose: Vec<String>,
     /// Host name in the container
     #[arg(short = 'h', long, value_name = "NAME", help_heading = "Network")]
     hostname: Option<String>,
 
-    /// Folder of the host: SRC:DST[:ro,…] (repeatable)
-    #[arg(short, long, value_name = "SRC:DST[:OPTIONS]", help_heading = "File systems")]
+    /// Volume or folder of the host: [NAME|SRC:]DST[:ro,…] (repeatable)
+    #[arg(short, long, value_name = "[SRC:]DST[:OPTIONS]", help_heading = "File systems")]
     volume: Vec<String>,
-    /// Mount: type=bind|tmpfs,source=…,target=…[,readonly] (repeatable)
+    /// Mount: type=volume|bind|tmpfs,source=…,target=…[,readonly] (repeatable)
     #[arg(long, value_name = "MOUNT", help_heading = "File systems")]
     mount: Vec<String>,
+    /// Volumes and binds of another container: NAME[:ro] (repeatable)
+    #[arg(long, value_name = "CONTAINER", help_heading = "File systems")]
+    volumes_from: Vec<String>,
     /// File system in memory: DST[:size=64m,…] (repeatable)
     #[arg(long, value_name = "DST[:OPTIONS]", help_heading = "File systems")]
     tmpfs: Vec<String>,
@@ -235,6 +241,8 @@ impl SpecArgs {
             rlimits: all(self.ulimit.iter().map(|u| ulimit::ulimit(u)).collect(), "--ulimit")?,
             shm_size_bytes: shm_size.context("--shm-size")?.unwrap_or(0),
             group_add: self.group_add.clone(),
+            volumes_from: self.volumes_from.clone(),
+            exposed_ports: self.expose.clone(),
             ..ContainerSpec::default()
         })
     }

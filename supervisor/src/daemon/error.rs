@@ -46,6 +46,9 @@ pub enum Error {
     /// The listener, later.
     #[error("serve")]
     Serve(#[source] tonic::transport::Error),
+    /// The volumes.
+    #[error("volumes")]
+    Volumes(#[source] services::volumes::Error),
     /// TLS.
     #[error("TLS of the listener")]
     Tls(#[source] tonic::transport::Error),

@@ -5,6 +5,7 @@ pub mod content;
 pub mod host;
 pub mod logs;
 pub mod oci;
+pub mod pack;
 pub mod processes;
 pub mod registry;
 pub mod shims;

@@ -1,6 +1,9 @@
 //! The product's behaviour: every rule lives here once.
 
 pub mod containers;
+pub mod disk;
 pub mod events;
 pub mod images;
+pub mod prune;
 pub mod system;
+pub mod volumes;

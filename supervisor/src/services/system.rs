@@ -63,6 +63,8 @@ pub struct Info {
     pub state: PathBuf,
     /// Of the host.
     pub cgroups: Cgroups,
+    /// How containers get their root file systems.
+    pub snapshotter: &'static str,
     /// Of containers that name none.
     pub default_network: Network,
     /// Of the host.
@@ -124,6 +126,7 @@ impl System {
             root: self.config.root.clone(),
             state: self.config.state.clone(),
             cgroups: Cgroups::of_host(),
+            snapshotter: self.images.snapshotter(),
             default_network: self.config.default_network,
             cpus: usize::try_from(host.cpus).unwrap_or(1),
             memory_bytes: host.memory_bytes,

@@ -292,8 +292,6 @@ async fn a_refused_image_leaves_nothing() {
     tokio::task::block_in_place(|| {
         crate::world::wait_for(|| world.list("snapshots/overlay/l").is_empty().then_some(()));
     });
-    let collected = world.images.collect().await.expect("collect");
-    assert!(!collected.blobs.is_empty(), "what it brought is garbage");
     assert!(world.list("content/blobs/sha256").is_empty());
     assert!(!Path::new("/evil").exists());
 }

@@ -75,8 +75,10 @@ impl World {
         fs::create_dir(&mark.folder)
             .with_context(|| format!("make the folder {}", mark.folder.display()))?;
         let world = Self { mark, options, daemon: None, finished: false };
+        // For a run of all tests with other settings, as `make test-native`.
+        let more = std::env::var("WHARF_TEST_CONFIG").unwrap_or_default();
         let config =
-            format!("cgroup_parent = \"/{}\"\n{}", world.mark.cgroup, world.options.config);
+            format!("cgroup_parent = \"/{}\"\n{more}\n{}", world.mark.cgroup, world.options.config);
         fs::write(world.config_path(), config).context("write the configuration")?;
         Ok(world)
     }

@@ -172,7 +172,8 @@ async fn not_in_this_state() -> Result<()> {
         let blamed = state_in_the_way(&status).unwrap_or_default();
         ensure!(blamed == state, "{blamed}: {status:?}");
     }
-    let delete = DeleteContainerRequest { container: running.clone(), force: false };
+    let delete =
+        DeleteContainerRequest { container: running.clone(), force: false, ..Default::default() };
     let status = refused(api.containers.delete(delete).await, Code::FailedPrecondition)?;
     ensure!(state_in_the_way(&status).is_some_and(|s| s == "running"), "{status:?}");
     // A goal that is reached already succeeds.

@@ -182,7 +182,11 @@ async fn namespaces_are_apart() -> Result<()> {
         request
     };
     for asked in ["same", mine.id.as_str()] {
-        let get = GetContainerRequest { container: asked.into(), with_oci_spec: false };
+        let get = GetContainerRequest {
+            container: asked.into(),
+            with_oci_spec: false,
+            ..Default::default()
+        };
         refused(api.containers.get(elsewhere(get)).await, Code::NotFound)?;
     }
     ensure!(api.get("same").await?.namespace == "default");

@@ -7,6 +7,7 @@
 
 mod cli;
 mod cli_terminal;
+mod commit;
 mod daemon;
 mod errors;
 mod events;
@@ -20,12 +21,15 @@ mod life;
 mod limits;
 mod listing;
 mod logs;
+mod native;
+mod prune;
 mod python;
 mod registry;
 mod restart;
 mod scale;
 mod stdio;
 mod tls;
+mod volumes;
 
 use anyhow::{Result, bail};
 use tonic::{Code, Status};

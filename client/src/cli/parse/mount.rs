@@ -9,30 +9,35 @@ use crate::cli::parse::size;
 
 const PROPAGATION: [&str; 6] = ["shared", "slave", "private", "rshared", "rslave", "rprivate"];
 
-/// `SRC:DST[:OPTIONS]`. A relative SRC is taken from `here`, the caller's folder.
+/// `[SRC:]DST[:OPTIONS]`: SRC is a volume's name or a folder of the host, which is taken from `here`,
+/// the caller's folder, if it is relative; without it, the container gets a volume of its own.
 pub(crate) fn volume(given: &str, here: &Path) -> Result<Mount> {
     let parts: Vec<&str> = given.split(':').collect();
     let (source, target, options) = match parts[..] {
-        [target] if target.starts_with('/') => bail!(
-            "volume {given:?}: anonymous volumes are not there yet; name a folder of the host, \
-             as in -v /srv/data:{target}"
-        ),
-        [source, target] => (source, target, ""),
+        [target] => ("", target, ""),
+        [source, target] if target.starts_with('/') || !source.starts_with('/') => {
+            (source, target, "")
+        }
         [source, target, options] => (source, target, options),
-        _ => bail!("volume {given:?} is not SRC:DST[:OPTIONS], as in /srv/data:/data:ro"),
+        _ => bail!("volume {given:?} is not [SRC:]DST[:OPTIONS], as in /srv/data:/data:ro"),
+    };
+    let folder = host_path(source, here);
+    let (kind, source) = match folder {
+        Some(folder) => ("bind", folder),
+        None if source.is_empty() && parts.len() > 1 => {
+            bail!("volume {given:?}: the source is missing")
+        }
+        None if source.contains('/') => bail!(
+            "volume {given:?}: {source:?} is neither a volume's name nor a folder of the host, which \
+             is absolute or begins with ./ or ../"
+        ),
+        None => ("volume", source.to_owned()),
     };
     let mut mount = Mount {
-        r#type: "bind".to_owned(),
-        source: host_path(source, here)
-            .ok_or_else(|| {
-                anyhow!(
-                    "volume {given:?}: named volumes are not there yet; give a folder of the host, \
-                     absolute or beginning with ./ or ../"
-                )
-            })?
-            .to_owned(),
+        r#type: kind.to_owned(),
+        source,
         target: container_path(target)?,
-        create_source: true,
+        create_source: kind == "bind",
         ..Mount::default()
     };
     for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -42,6 +47,7 @@ pub(crate) fn volume(given: &str, here: &Path) -> Result<Mount> {
             // SELinux relabelling, which changes nothing where SELinux is not on, and hints of
             // Docker's for other systems.
             "z" | "Z" | "consistent" | "cached" | "delegated" => {}
+            "nocopy" if mount.r#type == "volume" => mount.options.push(option.to_owned()),
             "rbind" | "bind" | "nosuid" | "nodev" | "noexec" | "noatime" => {
                 mount.options.push(option.to_owned());
             }
@@ -56,7 +62,7 @@ pub(crate) fn volume(given: &str, here: &Path) -> Result<Mount> {
     Ok(mount)
 }
 
-/// `type=bind,source=…,target=…[,readonly]` or `type=tmpfs,target=…`.
+/// `type=volume|bind,source=…,target=…[,readonly]` or `type=tmpfs,target=…`.
 pub(crate) fn mount(given: &str, here: &Path) -> Result<Mount> {
     let mut mount = Mount::default();
     for field in given.split(',') {
@@ -79,10 +85,11 @@ pub(crate) fn mount(given: &str, here: &Path) -> Result<Mount> {
             "tmpfs-mode" if u32::from_str_radix(value, 8).is_ok_and(|mode| mode <= 0o7777) => {
                 mount.options.push(format!("mode={value}"));
             }
-            "consistency" => {}
+            "volume-nocopy" if flag()? => mount.options.push("nocopy".to_owned()),
+            "consistency" | "volume-nocopy" | "volume-driver" => {}
             _ => bail!(
                 "mount {given:?}: {field:?} is not known; there are type, source, target, \
-                 readonly, bind-propagation, bind-create-src, tmpfs-size and tmpfs-mode"
+                 readonly, bind-propagation, bind-create-src, volume-nocopy, tmpfs-size and tmpfs-mode"
             ),
         }
     }
@@ -95,10 +102,9 @@ pub(crate) fn mount(given: &str, here: &Path) -> Result<Mount> {
         }
         "tmpfs" if mount.source.is_empty() => {}
         "tmpfs" => bail!("mount {given:?}: a tmpfs has no source"),
-        "" | "volume" => {
-            bail!("mount {given:?}: named volumes are not there yet; use type=bind or type=tmpfs")
-        }
-        other => bail!("mount {given:?}: type {other:?} is not known; use bind or tmpfs"),
+        // As Docker: what is not said is a volume.
+        "" | "volume" => "volume".clone_into(&mut mount.r#type),
+        other => bail!("mount {given:?}: type {other:?} is not known; use volume, bind or tmpfs"),
     }
     if mount.target.is_empty() {
         bail!("mount {given:?}: target is missing");
@@ -173,11 +179,14 @@ mod tests {
         assert_eq!(options.options, ["rslave"]);
         assert_eq!(parsed("..:/b").source, "/home");
         assert_eq!(parsed(".:/b").source, HERE);
-        for given in ["", "/b", "name:/b", "/a:b", "/a:/", "/a:/b:xx", "/a:/b:ro:z", "/a:"] {
+        for given in ["", "b", ":/b", "/a:b", "/a:/", "/a:/b:xx", "/a:/b:ro:z", "/a:", "a/b:/c"] {
             assert!(volume(given, Path::new(HERE)).is_err(), "{given}");
         }
-        let error = volume("data:/b", Path::new(HERE)).expect_err("named").to_string();
-        assert!(error.contains("named volumes"), "{error}");
+        let named = parsed("data:/b:ro,nocopy");
+        assert_eq!((named.r#type.as_str(), named.source.as_str()), ("volume", "data"));
+        assert!(named.read_only && !named.create_source && named.options == ["nocopy"]);
+        let own = parsed("/b");
+        assert_eq!((own.r#type.as_str(), own.source.as_str()), ("volume", ""));
     }
 
     #[test]
@@ -190,11 +199,15 @@ mod tests {
         let tmpfs = parsed("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1777").expect("a tmpfs");
         assert_eq!(tmpfs.options, ["size=1048576", "mode=1777"]);
         assert!(!parsed("type=bind,src=/a,dst=/b,readonly=false").expect("rw").read_only);
+        for given in ["type=volume,src=data,dst=/b,volume-nocopy", "src=data,dst=/b,volume-nocopy"]
+        {
+            let volume = parsed(given).expect("a volume");
+            assert_eq!((volume.r#type.as_str(), volume.source.as_str()), ("volume", "data"));
+            assert_eq!(volume.options, ["nocopy"]);
+        }
         for given in [
             "type=bind,src=/a",
             "type=bind,dst=/a",
-            "src=/a,dst=/b",
-            "type=volume,src=a,dst=/b",
             "type=tmpfs,src=/a,dst=/b",
             "type=bind,src=/a,dst=/b,x=y",
             "type=bind,src=/a,dst=/b,ro=perhaps",

@@ -1,18 +1,24 @@
 //! wharf.v1.Containers, but for its streams (`streams`).
 
+use std::sync::Arc;
+
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wharf_proto::v1::{self, containers_server};
 
 use super::{
+    images::image_message,
     list,
     status::from_fault,
     streams,
     translate::{
-        container, duration, exit, namespace, new_container, process, resources, signal, window,
+        container, duration, exit, namespace, new_container, process, prune_filter, resources,
+        signal, window,
     },
 };
-use crate::services::containers::{Change, Containers, Error, spec::Signal};
+use crate::services::containers::{
+    Change, CommitRequest, Containers, Error, record::Record, spec::Signal,
+};
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -25,6 +31,23 @@ type Answer<T> = Result<Response<T>, Status>;
 
 fn fault(error: Error) -> Status {
     from_fault(&error)
+}
+
+impl ContainersApi {
+    async fn shown(&self, records: &[Arc<Record>], with_sizes: bool) -> Vec<v1::Container> {
+        let mut shown: Vec<_> = records.iter().map(|r| container(&self.containers, r)).collect();
+        if !with_sizes {
+            return shown;
+        }
+        let (containers, records) = (self.containers.clone(), records.to_vec());
+        let measured = tokio::task::spawn_blocking(move || {
+            records.iter().map(|r| containers.sizes(r)).collect::<Vec<_>>()
+        });
+        for (one, (own, root)) in shown.iter_mut().zip(measured.await.unwrap_or_default()) {
+            (one.size_rw_bytes, one.size_root_bytes) = (Some(own), Some(root));
+        }
+        shown
+    }
 }
 
 #[tonic::async_trait]
@@ -62,7 +85,7 @@ impl containers_server::Containers for ContainersApi {
         let record = self.containers.get(&namespace, &request.container).map_err(fault)?;
         let oci_spec_json =
             if request.with_oci_spec { self.containers.oci_spec(&record) } else { String::new() };
-        let container = Some(container(&self.containers, &record));
+        let container = self.shown(&[record], request.with_size).await.pop();
         Ok(Response::new(v1::GetContainerResponse { container, oci_spec_json }))
     }
 
@@ -76,7 +99,7 @@ impl containers_server::Containers for ContainersApi {
         let records = self.containers.list(&namespace);
         let page =
             list::page(&records, &filter, request.page_size, &request.page_token).map_err(fault)?;
-        let containers = page.records.iter().map(|r| container(&self.containers, r)).collect();
+        let containers = self.shown(&page.records, request.with_sizes).await;
         let next_page_token = page.next;
         Ok(Response::new(v1::ListContainersResponse { containers, next_page_token }))
     }
@@ -107,7 +130,7 @@ impl containers_server::Containers for ContainersApi {
         let namespace = namespace(&request)?;
         let request = request.into_inner();
         self.containers
-            .delete(&namespace, &request.container, request.force)
+            .delete(&namespace, &request.container, request.force, request.volumes)
             .await
             .map_err(fault)?;
         Ok(Response::new(v1::DeleteContainerResponse {}))
@@ -234,6 +257,35 @@ impl containers_server::Containers for ContainersApi {
             .await
             .map_err(fault)?;
         Ok(Response::new(v1::ResizeResponse {}))
+    }
+
+    async fn prune(
+        &self,
+        request: Request<v1::PruneContainersRequest>,
+    ) -> Answer<v1::PruneResponse> {
+        let namespace = namespace(&request)?;
+        let filter = prune_filter(request.into_inner().filter);
+        let (deleted, reclaimed_bytes) =
+            self.containers.prune(&namespace, &filter).await.map_err(fault)?;
+        Ok(Response::new(v1::PruneResponse { deleted, untagged: Vec::new(), reclaimed_bytes }))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<v1::CommitContainerRequest>,
+    ) -> Answer<v1::CommitContainerResponse> {
+        let namespace = namespace(&request)?;
+        let request = request.into_inner();
+        let commit = CommitRequest {
+            container: request.container,
+            name: request.name,
+            message: request.message,
+            author: request.author,
+            changes: request.changes,
+            keep_running: request.keep_running,
+        };
+        let image = self.containers.commit(&namespace, commit).await.map_err(fault)?;
+        Ok(Response::new(v1::CommitContainerResponse { image: Some(image_message(&image)) }))
     }
 
     type ExecStream = ReceiverStream<Result<v1::ExecResponse, Status>>;

@@ -6,16 +6,20 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use wharf_proto::v1::{self, images_server, import_image_request, import_image_response};
+use wharf_proto::{
+    kind::Kind,
+    v1::{self, images_server, import_image_request, import_image_response},
+};
 
 use super::{
     status::from_fault,
-    translate::{namespace, timestamp},
+    translate::{namespace, prune_filter, timestamp},
 };
 use crate::{
     drivers::registry::Credentials,
+    fault::Fault as _,
     services::images::{
-        Error, Extent, Force, Image, Images, Progress, PullRequest, Reporter, Stage,
+        Error, Extent, Force, Image, Images, Progress, PullRequest, Reporter, Stage, Unneeded,
     },
 };
 
@@ -72,7 +76,7 @@ impl images_server::Images for ImagesApi {
             let (imported, ()) = tokio::join!(import, forward(requests, sender));
             let mut messages = Vec::new();
             for image in imported? {
-                messages.push(whole_message(&images, &image).await?.0);
+                messages.push(new_message(&images, &image).await?);
             }
             Ok(import_image_response::Kind::Done(v1::ImportDone { images: messages }))
         });
@@ -90,7 +94,7 @@ impl images_server::Images for ImagesApi {
         let answers = answering(move |reporter| async move {
             let pulled = images.pull(&namespace, &request, &reporter).await?;
             Ok(v1::pull_image_response::Kind::Done(v1::PullDone {
-                image: Some(whole_message(&images, &pulled.image).await?.0),
+                image: Some(new_message(&images, &pulled.image).await?),
                 up_to_date: pulled.up_to_date,
             }))
         });
@@ -127,6 +131,41 @@ impl images_server::Images for ImagesApi {
         let image =
             self.images.tag(&namespace, &request.image, &request.name).await.map_err(fault)?;
         Ok(Response::new(v1::TagImageResponse { image: Some(image_message(&image)) }))
+    }
+
+    async fn prune(&self, request: Request<v1::PruneImagesRequest>) -> Answer<v1::PruneResponse> {
+        let namespace = namespace(&request)?;
+        let request = request.into_inner();
+        let unneeded = if request.all { Unneeded::Unused } else { Unneeded::Dangling };
+        let filter = prune_filter(request.filter);
+        let pruned = self.images.prune(&namespace, unneeded, &filter).await.map_err(fault)?;
+        Ok(Response::new(v1::PruneResponse {
+            deleted: pruned.deleted,
+            untagged: pruned.untagged,
+            reclaimed_bytes: pruned.bytes,
+        }))
+    }
+
+    async fn history(
+        &self,
+        request: Request<v1::ImageHistoryRequest>,
+    ) -> Answer<v1::ImageHistoryResponse> {
+        let namespace = namespace(&request)?;
+        let asked = request.into_inner().image;
+        let (image, steps) = self.images.history(&namespace, &asked).await.map_err(fault)?;
+        let steps = steps.into_iter().map(|step| v1::HistoryStep {
+            created_at: step.created_unix_ns.map(timestamp),
+            created_by: step.created_by,
+            author: step.author,
+            comment: step.comment,
+            size_bytes: step.size_bytes,
+            diff_id: step.diff_id.map(|id| id.to_string()).unwrap_or_default(),
+        });
+        Ok(Response::new(v1::ImageHistoryResponse {
+            steps: steps.collect(),
+            id: image.id.to_string(),
+            names: image.names.into_iter().map(|name| name.reference).collect(),
+        }))
     }
 
     async fn export(&self, request: Request<v1::ExportImageRequest>) -> Answer<Self::ExportStream> {
@@ -276,6 +315,15 @@ fn progress_message(progress: Progress) -> v1::Progress {
     }
 }
 
+/// An image that has just come. It may have been removed again since: it came all the same.
+async fn new_message(images: &Images, image: &Image) -> Result<v1::Image, Error> {
+    match whole_message(images, image).await {
+        Ok((message, _)) => Ok(message),
+        Err(error) if error.kind() == Kind::NotFound => Ok(image_message(image)),
+        Err(error) => Err(error),
+    }
+}
+
 /// An image with what its config says, and that config as it came.
 async fn whole_message(images: &Images, image: &Image) -> Result<(v1::Image, String), Error> {
     let (config_json, config) = images.config(image).await?;
@@ -289,7 +337,7 @@ async fn whole_message(images: &Images, image: &Image) -> Result<(v1::Image, Str
 }
 
 /// An image as its record tells it.
-fn image_message(image: &Image) -> v1::Image {
+pub(super) fn image_message(image: &Image) -> v1::Image {
     v1::Image {
         id: image.id.to_string(),
         names: image.names.iter().map(|name| name.reference.clone()).collect(),

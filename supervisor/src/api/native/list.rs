@@ -111,6 +111,7 @@ mod tests {
                     created_unix_ns: n / 2,
                     revision: 1,
                     state: State::Created,
+                    remove_volumes: false,
                 })
             })
             .collect()

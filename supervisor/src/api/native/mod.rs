@@ -9,9 +9,11 @@ pub mod status;
 mod streams;
 mod system;
 mod translate;
+mod volumes;
 
 pub use containers::ContainersApi;
 pub use events::EventsApi;
 pub use images::ImagesApi;
 pub use registries::RegistriesApi;
 pub use system::SystemApi;
+pub use volumes::VolumesApi;

@@ -3,14 +3,27 @@
 use tonic::{Request, Response, Status};
 use wharf_proto::v1::{self, system_server};
 
-use super::translate::timestamp;
-use crate::services::system::System;
+use super::{
+    images::image_message,
+    status::from_fault,
+    translate::{container, namespace, timestamp},
+    volumes::volume_message,
+};
+use crate::services::{
+    containers::Containers, disk, images::Images, system::System, volumes::Volumes,
+};
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct SystemApi {
     /// What it translates for.
     pub system: System,
+    /// Whose figures it tells.
+    pub images: Images,
+    /// As above.
+    pub containers: Containers,
+    /// As above.
+    pub volumes: Volumes,
 }
 
 fn version(system: &System) -> v1::VersionResponse {
@@ -26,6 +39,35 @@ fn version(system: &System) -> v1::VersionResponse {
     }
 }
 
+impl SystemApi {
+    fn usage_message(&self, usage: disk::DiskUsage) -> v1::DiskUsageResponse {
+        let images = usage.images.images.iter().map(|one| v1::ImageDiskUsage {
+            image: Some(image_message(&one.image)),
+            shared_bytes: one.shared_bytes,
+            unique_bytes: one.unique_bytes,
+            in_use: one.in_use,
+        });
+        let containers = usage.containers.iter().map(|(record, usage)| v1::ContainerDiskUsage {
+            container: Some(container(&self.containers, record)),
+            bytes: usage.bytes,
+            inodes: usage.inodes,
+        });
+        let volumes = usage.volumes.into_iter().map(|(volume, used_by, usage)| {
+            let mut message = volume_message(&self.volumes, &volume);
+            message.used_by = used_by;
+            let (bytes, inodes) = (usage.bytes, usage.inodes);
+            v1::VolumeDiskUsage { volume: Some(message), bytes, inodes }
+        });
+        v1::DiskUsageResponse {
+            images: images.collect(),
+            containers: containers.collect(),
+            volumes: volumes.collect(),
+            images_bytes: usage.images.total_bytes,
+            images_reclaimable_bytes: usage.images.reclaimable_bytes,
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl system_server::System for SystemApi {
     async fn version(
@@ -33,6 +75,36 @@ impl system_server::System for SystemApi {
         _: Request<v1::VersionRequest>,
     ) -> Result<Response<v1::VersionResponse>, Status> {
         Ok(Response::new(version(&self.system)))
+    }
+
+    async fn disk_usage(
+        &self,
+        request: Request<v1::DiskUsageRequest>,
+    ) -> Result<Response<v1::DiskUsageResponse>, Status> {
+        let namespace = namespace(&request)?;
+        let (images, containers, volumes) =
+            (self.images.clone(), self.containers.clone(), self.volumes.clone());
+        let measured = tokio::task::spawn_blocking(move || {
+            disk::measure(&namespace, &images, &containers, &volumes)
+        });
+        let usage = measured
+            .await
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(|e| from_fault(&e))?;
+        Ok(Response::new(self.usage_message(usage)))
+    }
+
+    async fn collect(
+        &self,
+        _: Request<v1::CollectRequest>,
+    ) -> Result<Response<v1::PruneResponse>, Status> {
+        let collected = self.images.collect().await.map_err(|e| from_fault(&e))?;
+        let deleted = collected.blobs.iter().chain(&collected.layers).map(ToString::to_string);
+        Ok(Response::new(v1::PruneResponse {
+            deleted: deleted.collect(),
+            untagged: Vec::new(),
+            reclaimed_bytes: collected.bytes,
+        }))
     }
 
     async fn info(
@@ -48,7 +120,7 @@ impl system_server::System for SystemApi {
             root_dir: info.root.display().to_string(),
             state_dir: info.state.display().to_string(),
             cgroup_version: info.cgroups.as_str().into(),
-            snapshotter: "overlay".into(),
+            snapshotter: info.snapshotter.into(),
             default_network: info.default_network.to_string(),
             cpus: u32::try_from(info.cpus).unwrap_or(u32::MAX),
             memory_bytes: info.memory_bytes,

@@ -11,11 +11,14 @@ use crate::{
     config::Network,
     drivers::logs::{self, cri},
     ids::{ContainerName, Namespace},
-    services::containers::{
-        Containers, Error, NewContainer, TopEntry, Window,
-        machine::{End, Run, State},
-        record::Record,
-        spec::{Mount, MountKind, Resources, Rlimit, Signal, Spec},
+    services::{
+        containers::{
+            Containers, Error, NewContainer, TopEntry, Window,
+            machine::{End, Run, State},
+            record::Record,
+            spec::{Mount, MountKind, Resources, Rlimit, Signal, Spec},
+        },
+        prune::PruneFilter,
     },
 };
 
@@ -39,6 +42,15 @@ pub(super) fn timestamp(unix_ns: i64) -> Timestamp {
 /// A message as nanoseconds since the epoch; far away is as far as it goes.
 pub(super) fn unix_ns(timestamp: Timestamp) -> i64 {
     timestamp.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(timestamp.nanos))
+}
+
+pub(super) fn prune_filter(message: Option<v1::PruneFilter>) -> PruneFilter {
+    let message = message.unwrap_or_default();
+    PruneFilter {
+        until_unix_ns: message.until.map(unix_ns),
+        labels: message.labels,
+        labels_not: message.labels_not,
+    }
 }
 
 pub(super) fn window(message: Option<v1::WindowSize>) -> Window {
@@ -93,6 +105,8 @@ pub(super) fn new_container(spec: Option<v1::ContainerSpec>) -> Result<NewContai
         shm_size_bytes: spec.shm_size_bytes,
         group_add: spec.group_add,
         annotations: spec.annotations.into_iter().collect(),
+        volumes_from: spec.volumes_from,
+        exposed_ports: spec.exposed_ports,
     };
     Ok(NewContainer { name, spec })
 }
@@ -109,8 +123,10 @@ fn mount(index: usize, message: v1::Mount) -> Result<Mount, Error> {
     let kind = match message.r#type.as_str() {
         "" | "bind" => MountKind::Bind,
         "tmpfs" => MountKind::Tmpfs,
+        "volume" => MountKind::Volume,
         other => {
-            let problem = format!("{other:?} is not known: \"bind\" or \"tmpfs\" is needed");
+            let problem =
+                format!("{other:?} is not known: \"bind\", \"volume\" or \"tmpfs\" is needed");
             return Err(Error::field(format!("spec.mounts[{index}].type"), problem));
         }
     };
@@ -255,6 +271,8 @@ pub(super) fn container(containers: &Containers, record: &Record) -> v1::Contain
         bundle_path: containers.bundle_path(record).display().to_string(),
         namespace: record.namespace.to_string(),
         revision: record.revision,
+        size_rw_bytes: None,
+        size_root_bytes: None,
     }
 }
 
@@ -309,6 +327,8 @@ fn spec(record: &Record) -> v1::ContainerSpec {
         shm_size_bytes: spec.shm_size_bytes,
         group_add: spec.group_add.clone(),
         annotations: pairs(&spec.annotations),
+        volumes_from: spec.volumes_from.clone(),
+        exposed_ports: spec.exposed_ports.clone(),
     }
 }
 
@@ -316,6 +336,7 @@ fn mount_message(mount: &Mount) -> v1::Mount {
     let kind = match mount.kind {
         MountKind::Bind => "bind",
         MountKind::Tmpfs => "tmpfs",
+        MountKind::Volume => "volume",
     };
     v1::Mount {
         r#type: kind.into(),

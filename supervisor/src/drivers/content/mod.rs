@@ -180,11 +180,11 @@ impl ContentStore {
     }
 
     /// Removes what an earlier process had on its way in, and every blob that is not in `keep`. Only
-    /// before anything else uses the store. Answers with the digests it removed.
+    /// before anything else uses the store. Answers with what it removed.
     ///
     /// # Errors
     /// When a folder can't be read or a file not removed.
-    pub fn sweep(&self, keep: &HashSet<Digest>) -> Result<Vec<Digest>, Error> {
+    pub fn sweep(&self, keep: &HashSet<Digest>) -> Result<Vec<Blob>, Error> {
         for path in list(&self.incoming())? {
             fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
@@ -196,7 +196,7 @@ impl ContentStore {
     ///
     /// # Errors
     /// As [`ContentStore::sweep`].
-    pub fn retain(&self, keep: &HashSet<Digest>) -> Result<Vec<Digest>, Error> {
+    pub fn retain(&self, keep: &HashSet<Digest>) -> Result<Vec<Blob>, Error> {
         let mut removed = Vec::new();
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             for path in list(&self.blobs(algorithm))? {
@@ -205,8 +205,9 @@ impl ContentStore {
                 if digest.as_ref().is_some_and(|d| keep.contains(d)) {
                     continue;
                 }
+                let size_bytes = fs::symlink_metadata(&path).map_or(0, |meta| meta.len());
                 fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
-                removed.extend(digest);
+                removed.extend(digest.map(|digest| Blob { digest, size_bytes }));
             }
         }
         Ok(removed)

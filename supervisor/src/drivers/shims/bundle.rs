@@ -32,6 +32,16 @@ struct ExitFile {
 }
 
 impl Bundle {
+    /// Makes an empty file in it, which says something by being there. Blocks for a moment.
+    ///
+    /// # Errors
+    /// [`ShimError::Bundle`].
+    pub fn note(&self, name: &str) -> Result<(), ShimError> {
+        let path = self.path.join(name);
+        let made = fs::File::create(&path).map(drop);
+        made.map_err(|source| ShimError::Bundle { step: "make", path, source })
+    }
+
     /// Where the bundle of `id` is, below the folder of all bundles.
     #[must_use]
     pub fn of(folder: &Path, id: &ContainerId) -> Self {

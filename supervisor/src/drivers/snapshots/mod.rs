@@ -10,8 +10,11 @@
 //! All of it blocks: call it from blocking threads.
 
 mod chain;
+mod changes;
+mod copy;
 mod error;
 mod implicit;
+mod native;
 mod overlay;
 mod trash;
 mod usage;
@@ -26,8 +29,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use chain::chain_ids;
+pub(in crate::drivers) use changes::xattrs;
+pub use changes::{Change, ChangeKind, Now, Visit};
+pub use copy::copy_tree;
 pub use error::Error;
+pub use native::Native;
 pub use overlay::Overlay;
+pub use trash::Trash;
+pub use usage::measure;
 pub use view::RootView;
 
 use crate::{drivers::content::Digest, ids::ContainerId, store::Record};
@@ -117,6 +126,9 @@ impl Drop for NewLayer {
 
 /// What holds layers and gives root file systems.
 pub trait Snapshotter: Debug + Send + Sync {
+    /// What people call it.
+    fn name(&self) -> &'static str;
+
     /// A folder for a layer that is to be unpacked.
     ///
     /// # Errors
@@ -187,6 +199,19 @@ pub trait Snapshotter: Debug + Send + Sync {
         id: &ContainerId,
         chain_id: Option<&Digest>,
     ) -> Result<RootView, Error>;
+
+    /// Tells what a container has changed, folders before what is in them. What the runtime makes at
+    /// `own` paths to mount on is no change while it is empty.
+    ///
+    /// # Errors
+    /// When a layer is not here, or reading or `visit` fails.
+    fn changes(
+        &self,
+        id: &ContainerId,
+        chain_id: Option<&Digest>,
+        own: &HashSet<Vec<u8>>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Error>;
 
     /// Returns when all that was written is on the disk.
     ///

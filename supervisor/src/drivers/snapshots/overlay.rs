@@ -16,8 +16,8 @@ use std::{
 };
 
 use super::{
-    Error, LayerRecord, Mount, NewLayer, RootView, Snapshotter, Usage, implicit, trash::Trash,
-    usage,
+    Error, LayerRecord, Mount, NewLayer, RootView, Snapshotter, Usage, Visit, changes, implicit,
+    trash::Trash, usage,
 };
 use crate::{drivers::content::Digest, ids::ContainerId, store::Store};
 
@@ -50,16 +50,45 @@ impl Overlay {
         })
     }
 
-    fn layer_folder(&self, number: u64) -> PathBuf {
+    pub(super) fn layer_folder(&self, number: u64) -> PathBuf {
         self.root.join("l").join(number.to_string())
     }
 
-    fn container_folder(&self, id: &ContainerId) -> PathBuf {
+    pub(super) fn container_folder(&self, id: &ContainerId) -> PathBuf {
         self.root.join("c").join(id.as_str())
     }
 
+    pub(super) fn trash(&self) -> &Trash {
+        &self.trash
+    }
+
+    /// Where a container's folder is made, empty, before it gets its name: what is under that is
+    /// whole.
+    pub(super) fn container_aside(&self, id: &ContainerId) -> Result<PathBuf, Error> {
+        let aside = self.root.join("c").join(format!("{id}.new"));
+        self.trash.take(&aside)?;
+        make_private(&aside)?;
+        Ok(aside)
+    }
+
+    /// Whether this kernel and the file system of `data` can do overlay: tried with folders like a
+    /// container's, mounted nowhere.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn probe(data: &Path) -> io::Result<()> {
+        let folder = data.join("snapshots/probe");
+        let dir = |name: &str| folder.join(name);
+        for name in ["lower", "upper", "work"] {
+            fs::create_dir_all(dir(name))?;
+        }
+        let tried = super::view::try_overlay(&dir("lower"), &dir("upper"), &dir("work"));
+        fs::remove_dir_all(&folder)?;
+        tried
+    }
+
     /// Folders of a stack, the topmost first.
-    fn stack(&self, chain_id: Option<&Digest>) -> Result<Vec<PathBuf>, Error> {
+    pub(super) fn stack(&self, chain_id: Option<&Digest>) -> Result<Vec<PathBuf>, Error> {
         let mut folders = Vec::new();
         let mut next = chain_id.cloned();
         while let Some(id) = next {
@@ -74,7 +103,7 @@ impl Overlay {
     }
 
     /// The root folder of a container looks as the image's does.
-    fn dress_root(&self, files: &Path, lower: &[PathBuf]) -> Result<(), Error> {
+    pub(super) fn dress_root(&self, files: &Path, lower: &[PathBuf]) -> Result<(), Error> {
         let fail = |e: io::Error| Error::io("set the mode of", files, e);
         let to = OwnedFd::from(File::open(files).map_err(fail)?);
         match lower.first() {
@@ -89,6 +118,10 @@ impl Overlay {
 }
 
 impl Snapshotter for Overlay {
+    fn name(&self) -> &'static str {
+        "overlay"
+    }
+
     fn begin_layer(&self) -> Result<NewLayer, Error> {
         let number = self.next_layer.fetch_add(1, Ordering::Relaxed);
         let folder = self.layer_folder(number);
@@ -132,9 +165,7 @@ impl Snapshotter for Overlay {
         let lower = self.stack(chain_id)?;
         let folder = self.container_folder(id);
         if !folder.exists() {
-            // Made aside and renamed: what is under its name is whole.
-            let aside = self.root.join("c").join(format!("{id}.new"));
-            self.trash.take(&aside)?;
+            let aside = self.container_aside(id)?;
             make_private(&aside.join("work"))?;
             let files = aside.join("fs");
             fs::create_dir(&files).map_err(|e| Error::io("make", &files, e))?;
@@ -182,6 +213,26 @@ impl Snapshotter for Overlay {
         let mut layers = vec![folder.join("fs")];
         layers.extend(self.stack(chain_id)?);
         RootView::open(&layers)
+    }
+
+    fn changes(
+        &self,
+        id: &ContainerId,
+        chain_id: Option<&Digest>,
+        own: &HashSet<Vec<u8>>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Error> {
+        let files = self.container_folder(id).join("fs");
+        let top = match File::open(&files) {
+            Ok(top) => OwnedFd::from(top),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::NoContainer(id.clone()));
+            }
+            Err(e) => return Err(Error::io("open", &files, e)),
+        };
+        let base = self.view(chain_id)?;
+        changes::walk(changes::Source::Upper, &top, base.folder(), own, visit)
+            .map_err(|e| Error::io("read the changes in", &files, e))
     }
 
     fn flush(&self) -> Result<(), Error> {

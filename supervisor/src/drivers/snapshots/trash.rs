@@ -25,21 +25,27 @@ use super::Error;
 
 /// A folder for what is to be removed; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Trash {
+pub struct Trash {
     path: Arc<Path>,
     next: Arc<AtomicU64>,
 }
 
 impl Trash {
     /// Opens the trash and removes what an earlier process left in it.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// None now; a thread that can't be started is told of.
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let trash = Self { path: path.into(), next: Arc::default() };
         trash.empty_in_background(path);
         Ok(trash)
     }
 
     /// Moves a file or folder into the trash; gone when it answers.
-    pub(super) fn take(&self, path: &Path) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When it can't be renamed.
+    pub fn take(&self, path: &Path) -> Result<(), Error> {
         let target = self.path.join(self.name());
         match fs::rename(path, &target) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -50,14 +56,14 @@ impl Trash {
     }
 
     /// [`Trash::take`] where nobody waits for the answer.
-    pub(super) fn throw(&self, path: &Path) {
+    pub fn throw(&self, path: &Path) {
         if let Err(error) = self.take(path) {
             tracing::warn!(error = crate::fault::chain(&error), "not removed; the next start does");
         }
     }
 
     /// Removes a folder that is expected to be empty, or throws it away.
-    pub(super) fn purge(&self, path: &Path) {
+    pub fn purge(&self, path: &Path) {
         if fs::remove_dir(path).is_err() {
             self.throw(path);
         }

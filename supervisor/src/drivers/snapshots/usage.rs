@@ -17,8 +17,11 @@ use rustix::{
 use super::{Error, Usage};
 
 /// Counts a tree; a file with several names counts once. What goes away meanwhile is not counted,
-/// and what is deeper than a path can say is left out.
-pub(super) fn measure(root: &Path) -> Result<Usage, Error> {
+/// and what is deeper than a path can say is left out. Blocks.
+///
+/// # Errors
+/// When it can't be read.
+pub fn measure(root: &Path) -> Result<Usage, Error> {
     let fail = |e: io::Error| Error::io("measure", root, e);
     let top = File::open(root).map_err(fail)?;
     let mut usage = Usage::default();

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -49,6 +49,12 @@ impl RootView {
         Self::open(&[folder.to_path_buf()])
     }
 
+    /// The root folder; none of a root file system with nothing in it.
+    #[must_use]
+    pub fn folder(&self) -> Option<BorrowedFd<'_>> {
+        self.root.as_ref().map(OwnedFd::as_fd)
+    }
+
     /// The bytes of a regular file, or None if there is none at the path. What is no regular file is
     /// none.
     ///
@@ -66,6 +72,14 @@ impl RootView {
             return Err(Error::TooLarge { path: path.into(), limit: max_bytes });
         }
         Ok(Some(bytes))
+    }
+
+    /// The folder at the path, links resolved inside; none if there is no folder.
+    ///
+    /// # Errors
+    /// When it can't be found out.
+    pub fn open_folder(&self, path: &Path) -> Result<Option<OwnedFd>, Error> {
+        self.resolve(path, OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
     /// Whether there is a folder at the path.
@@ -126,6 +140,25 @@ fn detached_overlay(layers: &[PathBuf]) -> io::Result<OwnedFd> {
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// Makes an overlay that can be written to, and lets it go.
+pub(super) fn try_overlay(lower: &Path, upper: &Path, work: &Path) -> io::Result<()> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "lowerdir", lower)?;
+    fsconfig_set_string(&context, "upperdir", upper)?;
+    fsconfig_set_string(&context, "workdir", work)?;
+    fsconfig_create(&context)?;
+    // Where it can't keep its marks, the kernel makes it read-only, and says so only in its log.
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    rustix::fs::mkdirat(&mount, "probe", Mode::from_raw_mode(0o700))?;
+    rustix::fs::fsetxattr(
+        File::open(upper)?,
+        "trusted.overlay.opaque",
+        b"y",
+        rustix::fs::XattrFlags::empty(),
+    )?;
+    Ok(())
 }
 
 fn add_one_by_one(context: &OwnedFd, layers: &[PathBuf]) -> Result<(), Errno> {

@@ -18,7 +18,7 @@ use crate::{
     config::Network,
     drivers::snapshots::{self, RootView},
     faultpoint,
-    ids::{ContainerId, ContainerName, Namespace},
+    ids::{ContainerId, ContainerName, Namespace, VolumeName},
     services::{
         events::{Event, now_unix_ns},
         images::ResolvedImage,
@@ -82,6 +82,7 @@ impl Containers {
     ) -> Result<Handle, Error> {
         let NewContainer { name, mut spec } = new;
         check(&spec)?;
+        self.take_volumes_from(namespace, &mut spec)?;
         // Held until the record is in the table: the image's layers are not collected meanwhile.
         let image = self.images.resolve(namespace, &spec.image).await?;
         let id = self.new_id()?;
@@ -92,6 +93,7 @@ impl Containers {
         let reservation = self.tools.table.reserve(namespace, &name, &id)?;
         self.complete(&mut spec, &id, &image)?;
         let process = self.process(&name, &spec, &image).await?;
+        let volumes = self.volumes(namespace, &mut spec, &image).await?;
         let record = Record {
             id,
             namespace: namespace.clone(),
@@ -106,6 +108,7 @@ impl Containers {
             created_unix_ns: now_unix_ns(),
             revision: 1,
             state: State::Created,
+            remove_volumes: false,
         };
         let mut ops = Ops::new();
         ops.put(record.key(), &record)?;
@@ -113,11 +116,15 @@ impl Containers {
             .with("name", &record.name)
             .with("image", &record.spec.image);
         self.tools.events.append(&mut ops, &event)?;
+        volumes.record(&mut ops)?;
         faultpoint::reach("create.checked").await;
         self.tools.store.commit(ops, Durability::Power).await?;
         faultpoint::reach("create.committed").await;
         reservation.keep();
-        Ok(Driver::spawn(&self.tools, record))
+        let handle = Driver::spawn(&self.tools, record);
+        // Not before the table knows who uses them.
+        volumes.keep();
+        Ok(handle)
     }
 
     fn new_id(&self) -> Result<ContainerId, Error> {
@@ -145,6 +152,20 @@ impl Containers {
                     .unwrap_or_else(|_| id.short().to_owned()),
             };
         }
+        let of_image = image.config.config().as_ref();
+        for (key, value) in of_image.and_then(|c| c.labels().clone()).unwrap_or_default() {
+            spec.labels.entry(key).or_insert(value);
+        }
+        let mut ports = of_image.and_then(|c| c.exposed_ports().clone()).unwrap_or_default();
+        ports.append(&mut spec.exposed_ports);
+        for port in &mut ports {
+            if !port.contains('/') {
+                port.push_str("/tcp");
+            }
+        }
+        ports.sort();
+        ports.dedup();
+        spec.exposed_ports = ports;
         if spec.stop_signal.is_none() {
             let config = image.config.config().as_ref();
             let signal = config.and_then(|c| c.stop_signal().clone()).unwrap_or_default();
@@ -257,6 +278,10 @@ fn check_mounts(spec: &Spec) -> Result<(), Error> {
         if !absolute(&mount.target) || mount.target.trim_matches('/').is_empty() {
             let problem = format!("{:?} is not an absolute path below / without ..", mount.target);
             return Err(Error::field(field("target"), problem));
+        }
+        if mount.kind == MountKind::Volume && !mount.source.is_empty() {
+            let name: Result<VolumeName, _> = mount.source.parse();
+            name.map_err(|e| Error::field(field("source"), e))?;
         }
         if mount.kind == MountKind::Bind && !absolute(&mount.source) {
             let problem =

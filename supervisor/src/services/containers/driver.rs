@@ -29,7 +29,10 @@ use crate::{
     },
     fault, faultpoint,
     ids::{ContainerName, Namespace},
-    services::events::{Event, Events, now_unix_ns},
+    services::{
+        events::{Event, Events, now_unix_ns},
+        volumes::Volumes,
+    },
     store::{Durability, Ops, Store},
 };
 
@@ -48,6 +51,8 @@ pub struct Tools {
     pub events: Events,
     /// Root file systems.
     pub snapshots: Arc<dyn Snapshotter>,
+    /// Volumes.
+    pub volumes: Volumes,
     /// Shims.
     pub launcher: Launcher,
     /// All containers.
@@ -121,6 +126,8 @@ pub enum Command {
     },
     /// Remove it.
     Remove {
+        /// Its volumes that have no name too.
+        volumes: bool,
         /// Answered when nothing of it is left.
         reply: Reply<()>,
     },
@@ -231,7 +238,7 @@ impl Driver {
                 }
             }
             Command::Update { change, reply } => drop(reply.send(self.update(*change).await)),
-            Command::Remove { reply } => drop(reply.send(self.remove().await)),
+            Command::Remove { volumes, reply } => drop(reply.send(self.remove(volumes).await)),
             Command::Adopt { number } => self.adopt(number).await,
             Command::Ended { number, result } => self.ended(number, *result).await,
         }
@@ -263,7 +270,7 @@ impl Driver {
                 self.commit_end(end).await;
                 if self.record.spec.auto_remove {
                     // It wrote nothing that anyone could still be reading.
-                    self.remove().await?;
+                    self.remove(true).await?;
                 }
                 Err(error)
             }
@@ -399,10 +406,11 @@ impl Driver {
         Ok(())
     }
 
-    async fn remove(&mut self) -> Result<(), Error> {
+    async fn remove(&mut self, volumes: bool) -> Result<(), Error> {
         let hint = "; stop it first or force the removal";
         let next = self.record.state.after(machine::Event::Remove);
         self.record.state = next.map_err(|_| self.wrong_state("remove", hint))?;
+        self.record.remove_volumes |= volumes;
         self.record.revision += 1;
         self.commit(&[], Durability::Power).await?;
         faultpoint::reach("delete.intended").await;
@@ -425,6 +433,7 @@ impl Driver {
         });
         undone.await.expect("removal does not panic")?;
         faultpoint::reach("delete.snapshot.removed").await;
+        self.tools.remove_volumes(&self.record).await?;
         let mut ops = Ops::new();
         ops.delete::<Record>(self.record.key());
         self.tools.events.append(&mut ops, &self.event("container.delete"))?;

@@ -9,7 +9,7 @@ use crate::{
     drivers::{shims::ShimError, snapshots},
     fault::{Detail, Fault, io_kind},
     ids::{ContainerId, ContainerName, IdError},
-    services::images,
+    services::{images, volumes},
     store,
 };
 
@@ -69,6 +69,9 @@ pub enum Error {
     /// The image.
     #[error(transparent)]
     Image(#[from] images::Error),
+    /// Its volumes.
+    #[error(transparent)]
+    Volume(#[from] volumes::Error),
     /// Its root file system.
     #[error("root file system of container {name}")]
     Snapshot {
@@ -175,6 +178,7 @@ impl From<IdError> for Error {
         let field = match &error {
             IdError::Container(_) => "container",
             IdError::Name(_) => "spec.name",
+            IdError::Volume(_) => "spec.mounts",
             IdError::Namespace(_) => "wharf-namespace",
         };
         Self::field(field, error)
@@ -192,6 +196,7 @@ impl Fault for Error {
             Self::State { .. } => Kind::Precondition,
             Self::Revision { .. } => Kind::Conflict,
             Self::Image(e) => e.kind(),
+            Self::Volume(e) => e.kind(),
             Self::Snapshot { source, .. } => source.kind(),
             Self::Start { source, .. } | Self::Exec { source, .. } | Self::Shim { source, .. } => {
                 source.kind()
@@ -220,6 +225,7 @@ impl Fault for Error {
             Self::State { .. } => "WRONG_STATE",
             Self::Revision { .. } => "STALE_REVISION",
             Self::Image(e) => e.reason(),
+            Self::Volume(e) => e.reason(),
             Self::Snapshot { source, .. } => source.reason(),
             Self::Start { source, .. } | Self::Exec { source, .. } | Self::Shim { source, .. } => {
                 source.reason()
@@ -260,6 +266,7 @@ impl Fault for Error {
                 Detail::Field(_) => Detail::Field("spec.image".into()),
                 other => other,
             },
+            Self::Volume(e) => e.detail(),
             Self::Snapshot { source, .. } => source.detail(),
             Self::Start { source, .. } | Self::Exec { source, .. } | Self::Shim { source, .. } => {
                 source.detail()

@@ -20,6 +20,8 @@ use crate::{
     faultpoint,
 };
 
+/// In the bundle of a container that a commit has paused.
+const PAUSE_NOTE: &str = "paused-by-commit";
 /// Largest file of the host that is copied into a bundle.
 const MAX_HOST_FILE: u64 = 64 << 10;
 
@@ -117,6 +119,7 @@ pub(super) async fn prepare(tools: &Arc<Tools>, record: &Record) -> Result<Plan,
 fn prepare_blocking(tools: &Tools, record: &Record) -> Result<Plan, Error> {
     let name = &record.name;
     check_sources(record)?;
+    tools.check_volumes(record)?;
     let rootfs = tools
         .snapshots
         .prepare(&record.id, record.image.chain_id.as_ref())
@@ -143,10 +146,31 @@ fn prepare_blocking(tools: &Tools, record: &Record) -> Result<Plan, Error> {
     Ok(Plan { bundle, rootfs })
 }
 
+/// Writes down that a container is about to be paused by us, to be resumed whatever happens.
+///
+/// # Errors
+/// [`ShimError::Bundle`](crate::drivers::shims::ShimError).
+pub(super) fn note_pause(bundle: &Bundle) -> Result<(), crate::drivers::shims::ShimError> {
+    bundle.note(PAUSE_NOTE)
+}
+
+/// Whether it was, by a supervisor that has ended since.
+#[must_use]
+pub(super) fn has_pause_note(bundle: &Bundle) -> bool {
+    bundle.path().join(PAUSE_NOTE).exists()
+}
+
+/// It goes on.
+pub(super) fn forget_pause(bundle: &Bundle) {
+    // Gone with its bundle, if the container has ended.
+    let _ = fs::remove_file(bundle.path().join(PAUSE_NOTE));
+}
+
 /// The OCI spec of a container, as its next start would have it.
 #[must_use]
 pub(super) fn oci_config(tools: &Tools, record: &Record) -> serde_json::Value {
     oci::config(&oci::Input {
+        volumes: &tools.volume_sources(record),
         spec: &record.spec,
         process: &record.process,
         cgroup: format!("{}/{}", tools.cgroup_parent.trim_end_matches('/'), record.id),

@@ -6,6 +6,7 @@
 //!            └─ list, get, wait: the view that the driver last committed; never waits for a shim
 //! ```
 
+mod commit;
 mod create;
 mod driver;
 mod error;
@@ -17,15 +18,18 @@ mod names;
 pub mod oci;
 mod output;
 pub mod process;
+mod prune;
 pub mod record;
 pub mod spec;
 mod stats;
 mod table;
 mod top;
 pub mod user;
+mod volumes;
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
 
+pub use commit::CommitRequest;
 pub use create::NewContainer;
 pub use driver::{Change, Tools};
 pub use error::Error;
@@ -41,7 +45,7 @@ use crate::{
     config::Network,
     drivers::{content::Digest, shims::Bundle},
     ids::{ContainerId, ContainerName, Namespace},
-    services::images::{Images, Users},
+    services::images::{ImageUser, Images, Users},
 };
 use driver::{Command, Driver};
 use machine::{End, State};
@@ -298,12 +302,13 @@ impl Containers {
         namespace: &Namespace,
         container: &str,
         force: bool,
+        volumes: bool,
     ) -> Result<(), Error> {
         let handle = self.tools.table.find(namespace, container)?;
         if force && handle.record().state.is_live() {
             self.end(&handle, Signal::KILL, Duration::ZERO).await?;
         }
-        match ask(&handle, |reply| Command::Remove { reply }).await {
+        match ask(&handle, |reply| Command::Remove { volumes, reply }).await {
             // It removed itself when it stopped.
             Err(Error::Removed(_)) => Ok(()),
             other => other,
@@ -372,11 +377,12 @@ impl Containers {
 pub struct TableUsers(pub Arc<Table>);
 
 impl Users for TableUsers {
-    fn user_of(&self, namespace: &Namespace, image: &Digest) -> Option<String> {
+    fn user_of(&self, namespace: &Namespace, image: &Digest) -> Option<ImageUser> {
         let records = self.0.records();
-        let mut users =
+        let users =
             records.iter().filter(|r| r.namespace == *namespace && r.image.id == image.to_string());
-        users.next().map(|record| record.name.to_string())
+        let user = users.max_by_key(|record| record.state.is_live())?;
+        Some(ImageUser { name: user.name.to_string(), is_running: user.state.is_live() })
     }
 
     fn chains_in_use(&self) -> HashSet<Digest> {

@@ -3,13 +3,17 @@
 //! Source: opencontainers/runtime-spec 1.2, config.md and config-linux.md; the defaults are
 //! Docker's.
 
-use std::path::Path;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 
 use super::{
     process::Process,
     spec::{Mount, MountKind, Resources, Spec},
+    volumes::NO_COPY,
 };
 use crate::config::Network;
 
@@ -114,12 +118,14 @@ pub struct Input<'a> {
     pub cgroup: String,
     /// Where `hosts`, `hostname` and `resolv.conf` are.
     pub bundle: &'a Path,
+    /// Where the volumes are, by their names.
+    pub volumes: &'a HashMap<String, PathBuf>,
 }
 
 /// config.json.
 #[must_use]
 pub fn config(input: &Input<'_>) -> Value {
-    let Input { spec, process, cgroup, bundle } = input;
+    let Input { spec, process, cgroup, bundle, volumes } = input;
     let mut annotations = serde_json::Map::new();
     for (key, value) in &spec.annotations {
         annotations.insert(key.clone(), json!(value));
@@ -129,7 +135,7 @@ pub fn config(input: &Input<'_>) -> Value {
         "hostname": if host_network(spec) { Value::Null } else { json!(spec.hostname) },
         "root": { "path": "rootfs", "readonly": spec.read_only_rootfs },
         "process": process_json(spec, process),
-        "mounts": mounts(spec, bundle),
+        "mounts": mounts(spec, bundle, volumes),
         "annotations": annotations,
         "linux": {
             "namespaces": namespaces(spec),
@@ -241,7 +247,7 @@ fn capabilities(spec: &Spec) -> Vec<&str> {
     caps
 }
 
-fn mounts(spec: &Spec, bundle: &Path) -> Vec<Value> {
+fn mounts(spec: &Spec, bundle: &Path, volumes: &HashMap<String, PathBuf>) -> Vec<Value> {
     let mount = |target: &str, kind: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": kind, "options": options });
     let shm = if spec.shm_size_bytes > 0 { spec.shm_size_bytes } else { DEFAULT_SHM_BYTES };
     let shm = format!("size={shm}");
@@ -266,7 +272,10 @@ fn mounts(spec: &Spec, bundle: &Path) -> Vec<Value> {
             "options": ["rbind", "rprivate"],
         }));
     }
-    list.extend(spec.mounts.iter().map(asked_mount));
+    // What is mounted deeper comes later, whatever the order it was asked in.
+    let mut asked: Vec<&Mount> = spec.mounts.iter().collect();
+    asked.sort_by_key(|m| m.target.split('/').filter(|part| !part.is_empty()).count());
+    list.extend(asked.into_iter().map(|mount| asked_mount(mount, volumes)));
     list
 }
 
@@ -283,22 +292,27 @@ pub fn identity_files(spec: &Spec) -> impl Iterator<Item = &'static str> + '_ {
         .filter(|name| !spec.mounts.iter().any(|m| m.target == format!("/etc/{name}")))
 }
 
-fn asked_mount(mount: &Mount) -> Value {
+fn asked_mount(mount: &Mount, volumes: &HashMap<String, PathBuf>) -> Value {
+    let volume = volumes.get(&mount.source).map(|path| path.to_string_lossy().into_owned());
     let (kind, source, mut options) = match mount.kind {
-        MountKind::Bind => {
+        MountKind::Bind | MountKind::Volume => {
             let propagation = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
             let mut options = vec!["rbind".to_owned()];
             if !mount.options.iter().any(|o| propagation.contains(&o.as_str())) {
                 options.push("rprivate".into());
             }
-            ("bind", mount.source.as_str(), options)
+            let source = match mount.kind {
+                MountKind::Volume => volume.as_deref().unwrap_or_default(),
+                MountKind::Bind | MountKind::Tmpfs => mount.source.as_str(),
+            };
+            ("bind", source, options)
         }
         MountKind::Tmpfs => {
             ("tmpfs", "tmpfs", vec!["nosuid".into(), "nodev".into(), "noexec".into()])
         }
     };
     // What was asked for comes last, and wins.
-    options.extend(mount.options.iter().cloned());
+    options.extend(mount.options.iter().filter(|o| *o != NO_COPY).cloned());
     options.push(if mount.read_only { "ro" } else { "rw" }.into());
     json!({ "destination": mount.target, "type": kind, "source": source, "options": options })
 }
@@ -325,7 +339,7 @@ impl WithoutNulls for Value {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{collections::HashMap, path::Path};
 
     use super::{Input, Spec, capabilities, config};
     use crate::{
@@ -348,6 +362,7 @@ mod tests {
             process: &process,
             cgroup: "/wharf/x".into(),
             bundle: Path::new("/b"),
+            volumes: &HashMap::new(),
         });
         serde_json::from_value(value).expect("a spec as oci-spec reads it")
     }

@@ -31,6 +31,9 @@ pub struct Record {
     pub revision: u64,
     /// Where it is.
     pub state: State,
+    /// Its volumes that have no name go with it: said when its removal began.
+    #[serde(default)]
+    pub remove_volumes: bool,
 }
 
 /// An image at the moment when a container was made from it.

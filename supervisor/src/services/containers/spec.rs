@@ -58,6 +58,10 @@ pub struct Spec {
     pub group_add: Vec<String>,
     /// For the OCI spec.
     pub annotations: BTreeMap<String, String>,
+    /// Containers whose volumes and binds it gets too, each with `:ro` or `:rw` if asked.
+    pub volumes_from: Vec<String>,
+    /// "80/tcp": for people and programs.
+    pub exposed_ports: Vec<String>,
 }
 
 /// A mount that was asked for.
@@ -65,7 +69,7 @@ pub struct Spec {
 pub struct Mount {
     /// What kind.
     pub kind: MountKind,
-    /// bind: absolute path on the host.
+    /// bind: absolute path on the host. volume: its name, empty until one is made.
     pub source: String,
     /// Absolute path in the container.
     pub target: String,
@@ -85,6 +89,8 @@ pub enum MountKind {
     Bind,
     /// Memory.
     Tmpfs,
+    /// A volume.
+    Volume,
 }
 
 /// Limits of a container; `None`: none.

@@ -88,6 +88,19 @@ impl Images {
         parallel: usize,
         reporter: &Reporter,
     ) -> Result<Image, Error> {
+        // What has come of an image that is refused is garbage when its hold ends.
+        self.assemble_whole(plan, source, parallel, reporter)
+            .await
+            .inspect_err(|_| self.inner.gate.want())
+    }
+
+    async fn assemble_whole(
+        &self,
+        plan: Plan,
+        source: Source,
+        parallel: usize,
+        reporter: &Reporter,
+    ) -> Result<Image, Error> {
         let wanted = plan.wanted()?;
         // From the lowest to the highest: two images that share layers meet at the first of them and
         // wait there for each other, never in a ring.

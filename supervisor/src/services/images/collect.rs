@@ -17,6 +17,8 @@ pub struct Collected {
     pub blobs: Vec<Digest>,
     /// Chain ids of layers.
     pub layers: Vec<Digest>,
+    /// What both took on the disk.
+    pub bytes: u64,
 }
 
 impl Images {
@@ -45,7 +47,9 @@ impl Images {
         let swept = self.inner.content.sweep(&needed.blobs)?;
         self.inner.snapshots.sweep(containers)?;
         let collected = self.collect_now()?;
-        Ok(Collected { blobs: swept, layers: collected.layers })
+        let bytes = collected.bytes + swept.iter().map(|blob| blob.size_bytes).sum::<u64>();
+        let blobs = swept.into_iter().map(|blob| blob.digest).collect();
+        Ok(Collected { blobs, layers: collected.layers, bytes })
     }
 
     /// What a hold put off, if it was the last one.
@@ -77,14 +81,18 @@ impl Images {
             self.inner.store.commit_blocking(ops, Durability::Power)?;
         }
         faultpoint::reach_blocking("collect.records.deleted");
+        let mut bytes = 0;
         for record in &garbage {
             self.inner.snapshots.remove_layer(record.number);
+            bytes += record.size_bytes;
+            faultpoint::reach_blocking("collect.layer");
         }
         faultpoint::reach_blocking("collect.layers.removed");
         let blobs = self.inner.content.retain(&needed.blobs)?;
+        bytes += blobs.iter().map(|blob| blob.size_bytes).sum::<u64>();
         let layers = garbage.into_iter().map(|record| record.chain_id.clone()).collect();
         faultpoint::reach_blocking("collect.blobs.removed");
-        Ok(Collected { blobs, layers })
+        Ok(Collected { blobs: blobs.into_iter().map(|blob| blob.digest).collect(), layers, bytes })
     }
 
     fn needed(&self) -> Result<Needed, Error> {

@@ -11,7 +11,7 @@ use crate::{
         signatures::Refusal,
         snapshots, unpack,
     },
-    fault::{Detail, Fault},
+    fault::{Detail, Fault, io_kind},
     store,
 };
 
@@ -50,6 +50,16 @@ pub enum Error {
         image: String,
         /// Why.
         refusal: Refusal,
+    },
+    /// A container runs on it.
+    #[error(
+        "image {image} is what container {container} runs on: stop that first; this can't be forced"
+    )]
+    Running {
+        /// As asked.
+        image: String,
+        /// One of its containers.
+        container: String,
     },
     /// It has several names, and was given by its id.
     #[error("image {image} has the names {}: give the one to remove, or force", names.join(", "))]
@@ -90,6 +100,12 @@ pub enum Error {
         /// What is wrong with it.
         source: unpack::Error,
     },
+    /// A new layer.
+    #[error("write the layer")]
+    Pack {
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The archive.
     #[error(transparent)]
     Archive(#[from] archive::Error),
@@ -109,7 +125,9 @@ impl Fault for Error {
             | Self::Reference(_)
             | Self::Platform(_)
             | Self::PageToken(_) => Kind::Invalid,
-            Self::InUse { .. } | Self::SeveralNames { .. } => Kind::Precondition,
+            Self::InUse { .. } | Self::Running { .. } | Self::SeveralNames { .. } => {
+                Kind::Precondition
+            }
             Self::Refused { .. } => Kind::Denied,
             Self::Config { .. } => Kind::Corrupt,
             Self::Cancelled => Kind::Cancelled,
@@ -118,6 +136,7 @@ impl Fault for Error {
             Self::Content(error) => error.kind(),
             Self::Snapshots(error) => error.kind(),
             Self::Layer { source, .. } => source.kind(),
+            Self::Pack { source } => io_kind(source),
             Self::Archive(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
@@ -130,7 +149,7 @@ impl Fault for Error {
             Self::Reference(_) => "BAD_REFERENCE",
             Self::Platform(_) => "BAD_PLATFORM",
             Self::PageToken(_) => "BAD_PAGE_TOKEN",
-            Self::InUse { .. } => "IMAGE_IN_USE",
+            Self::InUse { .. } | Self::Running { .. } => "IMAGE_IN_USE",
             Self::SeveralNames { .. } => "IMAGE_HAS_SEVERAL_NAMES",
             Self::Refused { .. } => "SIGNATURE_POLICY",
             Self::Config { .. } => "CONFIG_DAMAGED",
@@ -140,6 +159,7 @@ impl Fault for Error {
             Self::Content(error) => error.reason(),
             Self::Snapshots(error) => error.reason(),
             Self::Layer { source, .. } => source.reason(),
+            Self::Pack { .. } => "LAYER_IO",
             Self::Archive(error) => error.reason(),
             Self::Store(error) => error.reason(),
         }
@@ -152,7 +172,7 @@ impl Fault for Error {
             Self::Reference(_) => Detail::Field("reference".into()),
             Self::Platform(_) => Detail::Field("platform".into()),
             Self::PageToken(_) => Detail::Field("page_token".into()),
-            Self::InUse { container, .. } => {
+            Self::InUse { container, .. } | Self::Running { container, .. } => {
                 Detail::State(format!("used by container {container}"))
             }
             Self::SeveralNames { names, .. } => Detail::State(format!("{} names", names.len())),
@@ -160,7 +180,7 @@ impl Fault for Error {
             Self::Config { digest, .. } => {
                 Detail::Resource { kind: "blob", name: digest.to_string() }
             }
-            Self::Cancelled => Detail::None,
+            Self::Cancelled | Self::Pack { .. } => Detail::None,
             Self::Registry(error) => error.detail(),
             Self::Manifest(error) => error.detail(),
             Self::Content(error) => error.detail(),

@@ -37,8 +37,24 @@ impl Images {
         pieces: mpsc::Receiver<io::Result<Bytes>>,
         reporter: &Reporter,
     ) -> Result<Vec<Image>, Error> {
+        let hold = self.hold().await;
+        let imported = self.import_held(namespace, name, pieces, reporter).await;
+        // What an archive has besides its images, and all of one that was refused, is garbage.
+        hold.end_quietly();
+        if let Err(error) = self.collect().await {
+            tracing::warn!(error = crate::fault::chain(&error), "garbage not collected");
+        }
+        imported
+    }
+
+    async fn import_held(
+        &self,
+        namespace: &Namespace,
+        name: Option<&str>,
+        pieces: mpsc::Receiver<io::Result<Bytes>>,
+        reporter: &Reporter,
+    ) -> Result<Vec<Image>, Error> {
         let name: Option<Reference> = name.map(str::parse).transpose()?;
-        let _hold = self.hold().await;
         let content = self.inner.content.clone();
         let meter = Meter::new(reporter, ITEM.into(), Stage::Downloading, 0);
         let found = blocking(move || {

@@ -55,7 +55,45 @@ pub(super) struct Gate {
 pub struct Hold {
     /// Taken before the collection is tried.
     guard: Option<OwnedRwLockReadGuard<()>>,
+    /// The image that a container is being made of.
+    pub(super) image: Option<Made>,
     then: Release,
+    quiet: bool,
+}
+
+/// Images that containers are being made of at this moment: they have no record yet that says so.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Making(Arc<Mutex<HashMap<Digest, usize>>>);
+
+/// One of them, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Made {
+    making: Making,
+    image: Digest,
+}
+
+impl Making {
+    pub(super) fn begin(&self, image: &Digest) -> Made {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(image.clone()).or_default() += 1;
+        Made { making: self.clone(), image: image.clone() }
+    }
+
+    pub(super) fn has(&self, image: &Digest) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(image)
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let mut counts = self.making.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.image) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.image);
+            }
+        }
+    }
 }
 
 /// Run when a hold ends: the last one lets a collection through that was put off.
@@ -76,7 +114,12 @@ impl std::fmt::Debug for Release {
 
 impl Gate {
     pub(super) async fn hold(&self, then: Release) -> Hold {
-        Hold { guard: Some(Arc::clone(&self.lock).read_owned().await), then }
+        Hold {
+            guard: Some(Arc::clone(&self.lock).read_owned().await),
+            image: None,
+            then,
+            quiet: false,
+        }
     }
 
     /// Shuts the gate if nobody holds it; if not, notes that a collection is wanted.
@@ -87,14 +130,29 @@ impl Gate {
         Some(guard)
     }
 
+    /// A collection is wanted when the last hold ends.
+    pub(super) fn want(&self) {
+        self.wanted.store(true, Ordering::Release);
+    }
+
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::Acquire)
     }
 }
 
+impl Hold {
+    /// Ends it without the collection that it may have put off: whoever calls this does it next.
+    pub(super) fn end_quietly(mut self) {
+        self.quiet = true;
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
+        self.image = None;
         self.guard = None;
-        (self.then.0)();
+        if !self.quiet {
+            (self.then.0)();
+        }
     }
 }

@@ -7,13 +7,18 @@
 
 mod assemble;
 mod collect;
+mod commit;
 mod error;
 mod export;
 mod find;
+mod history;
 mod import;
+pub mod instructions;
 mod layer;
 mod locks;
+mod pressure;
 mod progress;
+mod prune;
 mod pull;
 mod push;
 mod record;
@@ -30,10 +35,14 @@ use oci_spec::image::ImageConfiguration;
 use tokio::sync::Mutex;
 
 pub use collect::Collected;
+pub use commit::{Commit, LayerSink};
 pub use error::Error;
 pub use find::Page;
+pub use history::Step;
 pub use locks::Hold;
+pub use pressure::{Pressure, Relieve};
 pub use progress::{Progress, Reporter, Stage};
+pub use prune::{ImageUsage, ImagesUsage, Pruned, Unneeded};
 pub use pull::{Extent, PullRequest, Pulled};
 pub use push::{PushRequest, Pushed};
 pub use record::{BlobRef, Image, Name};
@@ -54,10 +63,20 @@ use crate::{
 
 /// Who needs images and layers: the containers.
 pub trait Users: Send + Sync {
-    /// Name of a container of the namespace that was made from the image, if there is one.
-    fn user_of(&self, namespace: &Namespace, image: &Digest) -> Option<String>;
+    /// A container of the namespace that was made from the image, if there is one: one that runs
+    /// before one that does not.
+    fn user_of(&self, namespace: &Namespace, image: &Digest) -> Option<ImageUser>;
     /// Chain ids that containers run on.
     fn chains_in_use(&self) -> HashSet<Digest>;
+}
+
+/// A container that was made from an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageUser {
+    /// Its name.
+    pub name: String,
+    /// It runs.
+    pub is_running: bool,
 }
 
 /// What a container is made from.
@@ -95,6 +114,7 @@ struct Inner {
     users: OnceLock<Arc<dyn Users>>,
     gate: locks::Gate,
     release: locks::Release,
+    making: locks::Making,
     layers: locks::Keyed,
     blobs: locks::Keyed,
     /// Held from reading records to the commit that changes them.
@@ -144,6 +164,7 @@ impl Images {
                         Images { inner }.collect_put_off();
                     }
                 }),
+                making: locks::Making::default(),
                 layers: locks::Keyed::default(),
                 blobs: locks::Keyed::default(),
                 records: Mutex::default(),
@@ -156,6 +177,12 @@ impl Images {
     pub fn set_users(&self, users: Arc<dyn Users>) {
         let first = self.inner.users.set(users);
         debug_assert!(first.is_ok(), "set once");
+    }
+
+    /// How containers get their root file systems.
+    #[must_use]
+    pub fn snapshotter(&self) -> &'static str {
+        self.inner.snapshots.name()
     }
 
     /// Keeps content and layers from being collected.
@@ -172,10 +199,19 @@ impl Images {
         namespace: &Namespace,
         reference: &str,
     ) -> Result<ResolvedImage, Error> {
-        let hold = self.hold().await;
-        let image = self.get(namespace, reference)?;
-        self.check_use(&image, reference)?;
-        let (_, config) = self.config(&image).await?;
+        let mut hold = self.hold().await;
+        let image = {
+            // Whoever takes images away holds this while it looks who uses them.
+            let _records = self.inner.records.lock().await;
+            let image = self.get(namespace, reference)?;
+            self.check_use(&image, reference)?;
+            hold.image = Some(self.inner.making.begin(&image.id));
+            image
+        };
+        let (text, config) = self.config(&image).await?;
+        if text.contains("\"OnBuild\":[\"") {
+            tracing::debug!(image = %image.id, "its ONBUILD is for builds, and left alone");
+        }
         Ok(ResolvedImage {
             reference: find::full_name(reference),
             digest: image.digest().clone(),

@@ -17,7 +17,7 @@ use super::{Command, Driver, Shim, State};
 use crate::{
     drivers::shims::{Death, Keeper},
     fault, faultpoint,
-    services::containers::machine,
+    services::containers::{commit, launch, machine},
     store::Durability,
 };
 
@@ -131,6 +131,10 @@ impl Driver {
     pub(super) async fn taken_over(&mut self, shim: &Shim, number: u64) {
         self.watch_exit(shim, number);
         self.watch_execs(shim);
+        // By a commit, of a supervisor or with a shim that has gone since.
+        if launch::has_pause_note(&self.bundle()) {
+            commit::resume(shim, &self.bundle()).await;
+        }
         self.keep(shim, Duration::ZERO);
         self.change_state(machine::Event::ShimFound, &[], Durability::Process).await;
         self.observe_frozen(shim).await;

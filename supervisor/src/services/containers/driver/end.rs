@@ -58,7 +58,7 @@ impl Driver {
             let _ = tokio::time::timeout(DETACH_LIMIT, alone).await;
             let Some(queue) = queue.upgrade() else { return };
             let (reply, _) = oneshot::channel();
-            let _ = queue.send(Command::Remove { reply }).await;
+            let _ = queue.send(Command::Remove { volumes: true, reply }).await;
         });
     }
 
