@@ -27,7 +27,10 @@ pub use error::{Error, ErrorKind, Failure};
 
 use flow::cgroup::Cgroup;
 use flow::hooks::Subject;
+use flow::notify::Notify;
+use flow::rdt;
 use flow::task::Frozen;
+use logic::memory_policy::MemoryPolicy;
 use logic::seccomp::Filter;
 use spec::{LinuxResources, Process, Spec};
 use sys::channel::Channel;
@@ -116,6 +119,10 @@ pub struct Task {
     cgroup: Cgroup,
     namespaces: u64,
     seccomp: Option<Filter>,
+    notify: Option<Notify>,
+    memory_policy: Option<MemoryPolicy>,
+    personality: Option<u64>,
+    rdt: rdt::Made,
 }
 
 /// A process added to a container.
@@ -144,6 +151,14 @@ pub struct TaskState {
     cgroup: Cgroup,
     namespaces: u64,
     seccomp: Option<Filter>,
+    #[serde(default)]
+    notify: Option<Notify>,
+    #[serde(default)]
+    memory_policy: Option<MemoryPolicy>,
+    #[serde(default)]
+    personality: Option<u64>,
+    #[serde(default)]
+    rdt: rdt::Made,
 }
 
 impl TaskState {
@@ -207,7 +222,8 @@ impl Created {
     /// Lets the init go on; returns when execve has succeeded.
     ///
     /// # Errors
-    /// When the program can't be executed; the init is then reaped, and `destroy` is left to do.
+    /// When the program can't be executed, its listener not be passed on, or a poststart hook
+    /// fails; the init is then reaped, and `destroy` is left to do.
     pub fn start(&mut self) -> Result<(), Error> {
         flow::create::start(self)
     }
@@ -302,7 +318,8 @@ impl Task {
     /// # Errors
     /// When a process can't be killed, or a directory not removed.
     pub fn destroy(&self) -> Result<(), Error> {
-        Ok(flow::task::destroy(&self.cgroup)?)
+        flow::task::destroy(&self.cgroup)?;
+        Ok(flow::rdt::destroy(&self.rdt)?)
     }
 
     /// What to keep for [`Task::load`].
@@ -315,6 +332,10 @@ impl Task {
             cgroup: self.cgroup.clone(),
             namespaces: self.namespaces,
             seccomp: self.seccomp.clone(),
+            notify: self.notify.clone(),
+            memory_policy: self.memory_policy.clone(),
+            personality: self.personality,
+            rdt: self.rdt.clone(),
         }
     }
 
@@ -350,6 +371,7 @@ impl TaskState {
     /// # Errors
     /// As there.
     pub fn destroy(&self) -> Result<(), Error> {
-        Ok(flow::task::destroy(&self.cgroup)?)
+        flow::task::destroy(&self.cgroup)?;
+        Ok(flow::rdt::destroy(&self.rdt)?)
     }
 }

@@ -184,14 +184,17 @@ pub(crate) fn start(context: &Context<'_>, id: &str) -> Result<i32, CommandError
     let folder = Store::open_folder(&context.store.folder(id))?;
     let gate =
         Channel::connect(folder.as_fd(), START_SOCKET).step(|| "reach the container's init")?;
-    let started = start_through(&gate);
+    let task = container.running()?;
+    let started = start_through(&gate, task);
     context.store.started(id);
-    started?;
-    if let Ok(spec) = context.store.config(id) {
-        let subject = Subject::new(&spec, id, &container.record.bundle);
-        let pid = container.running()?.pid;
-        subject.poststart(pid).unwrap_or_else(|failure| context.log.warn(&failure.to_string()));
-    }
+    let started = started.map_err(CommandError::from).and_then(|()| {
+        let subject = Subject::new(&context.store.config(id)?, id, &container.record.bundle);
+        Ok(subject.poststart(task.pid)?)
+    });
+    started.inspect_err(|_| {
+        // Ended by itself is as good.
+        let _ = task.signal(crate::sys::sig::SIGKILL);
+    })?;
     Ok(0)
 }
 

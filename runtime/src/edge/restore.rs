@@ -17,9 +17,11 @@ use crate::error::Step;
 use crate::flow::cgroup::{self, Cgroup};
 use crate::flow::criu;
 use crate::flow::hooks::Subject;
+use crate::flow::notify::Notify;
 use crate::logic::criu_message::{Message, RequestKind, option, pair, text_and_number};
 use crate::logic::mount_options::ms;
 use crate::logic::plan::{MountKind, Plan};
+use crate::logic::seccomp::Filter;
 use crate::sys::foreground::{Signals, become_subreaper};
 use crate::sys::mount::{self, Depth};
 use crate::sys::path::{self, Missing};
@@ -113,7 +115,11 @@ fn restore_in(
             return Err(error.into());
         }
     };
-    let task = task_of(pid, cgroup, &plan)?;
+    let head = Subject::new(spec, id, bundle);
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let asks = plan.seccomp.as_ref().is_some_and(Filter::asks);
+    let notify = Notify::new(seccomp, asks, head.head());
+    let task = task_of(pid, cgroup, &plan, notify)?;
     let record = Record::new(id, bundle, spec, task.state());
     let kept = context.store.save(folder, &record, bytes).and_then(|()| write_pid(flags, task.pid));
     if let Err(error) = kept {
@@ -125,7 +131,12 @@ fn restore_in(
     Ok((task, pty))
 }
 
-fn task_of(pid: i32, cgroup: Cgroup, plan: &Plan<'_>) -> Result<Task, Error> {
+fn task_of(
+    pid: i32,
+    cgroup: Cgroup,
+    plan: &Plan<'_>,
+    notify: Option<Notify>,
+) -> Result<Task, Error> {
     let pidfd = process::pidfd_open(pid).step(|| format!("open process {pid}"))?;
     let own = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/time")).ok();
     // criu restores into a time namespace, whatever the spec says.
@@ -137,6 +148,10 @@ fn task_of(pid: i32, cgroup: Cgroup, plan: &Plan<'_>) -> Result<Task, Error> {
         cgroup,
         namespaces: plan.namespaces.own() | time,
         seccomp: plan.seccomp.clone(),
+        notify,
+        memory_policy: plan.memory_policy.clone(),
+        personality: plan.personality,
+        rdt: Vec::new(),
     })
 }
 

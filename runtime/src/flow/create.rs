@@ -9,12 +9,17 @@ use crate::spec::LinuxIdMapping;
 
 use super::cgroup::{self, Cgroup};
 use super::hooks::{self, Subject};
+use super::idmap::{self, Mapped};
 use super::init::{Init, Options, run_child};
+use super::notify::Notify;
 use super::task::{kill_and_reap, started};
+use super::{network, process as child, rdt};
 use crate::error::{Error, ErrorKind, Failure, Step};
 use crate::logic::message::Message;
-use crate::logic::plan::Plan;
+use crate::logic::plan::{MountKind, Plan};
+use crate::logic::seccomp::Filter;
 use crate::sys::channel::{Channel, Received};
+use crate::sys::netlink::Netlink;
 use crate::sys::process::{self, Fork, Parent, ns};
 use crate::{CreateRequest, Created, Rootfs, Task};
 
@@ -30,7 +35,14 @@ pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<C
     hooks::check(request.spec)?;
     let subject = Subject::new(request.spec, request.id, request.bundle);
     let root_path = root_path(request)?;
+    check_host(&plan)?;
+    let seccomp = request.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let asks = plan.seccomp.as_ref().is_some_and(Filter::asks);
+    let notify = Notify::new(seccomp, asks, subject.head());
+    notify.as_ref().map_or(Ok(()), Notify::check)?;
+    let resctrl = plan.rdt.as_ref().map(|_| rdt::find()).transpose()?;
     let joins = open_joins(&plan)?;
+    let mapped = idmap::take(&plan)?;
     let hierarchies = cgroup::host()?;
     let new = Cgroup::create(
         &hierarchies,
@@ -45,7 +57,18 @@ pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<C
         },
     )?;
     let cgroup = new.cgroup;
-    let mut made = fork_init(request, options, &plan, &subject, &root_path, &joins, &cgroup);
+    let parts = Parts {
+        request,
+        options,
+        plan: &plan,
+        subject: &subject,
+        root_path: &root_path,
+        joins: &joins,
+        mapped: &mapped,
+        cgroup: &cgroup,
+        resctrl: resctrl.as_deref(),
+    };
+    let mut made = parts.fork_init(notify);
     drop(new.holder);
     if let Ok(created) = &mut made {
         created.warnings.extend(new.warnings);
@@ -53,8 +76,32 @@ pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<C
     if made.is_err() {
         // The first failure is the one to report; a cgroup that stays is found by `destroy`.
         let _ = super::task::destroy(&cgroup);
+        if subject.has_begun() {
+            let _ = subject.poststop();
+        }
     }
     made
+}
+
+/// What can be seen to be missing on this host before anything is made.
+fn check_host(plan: &Plan<'_>) -> Result<(), Error> {
+    for (index, one) in plan.mounts.iter().enumerate() {
+        if one.kind == MountKind::Bind {
+            std::fs::metadata(&one.source)
+                .map(drop)
+                .step(|| format!("mounts[{index}].source: open source {}", one.source.display()))?;
+        }
+    }
+    if plan.time_offsets.is_some() && process::kernel_version() < (6, 1) {
+        // Before, a process came into a new time namespace by birth alone.
+        let what = "linux.timeOffsets before Linux 6.1".to_owned();
+        return Err(Error::Unsupported { what });
+    }
+    if plan.mount_label.is_some() && !Path::new("/sys/fs/selinux/enforce").exists() {
+        let what = "linux.mountLabel: this host has no SELinux".to_owned();
+        return Err(Error::Unsupported { what });
+    }
+    Ok(())
 }
 
 fn root_path(request: &CreateRequest<'_>) -> Result<PathBuf, Error> {
@@ -73,107 +120,190 @@ fn root_path(request: &CreateRequest<'_>) -> Result<PathBuf, Error> {
     Ok(real)
 }
 
-fn open_joins(plan: &Plan<'_>) -> Result<Vec<(u64, OwnedFd)>, Failure> {
+fn open_joins(plan: &Plan<'_>) -> Result<Vec<(u64, OwnedFd)>, Error> {
     plan.namespaces
         .join
         .iter()
         .map(|(kind, path)| {
-            process::open_namespace(path)
-                .map(|fd| (*kind, fd))
-                .step(|| format!("linux.namespaces: open {}", path.display()))
+            let field = "linux.namespaces";
+            let fd = process::open_namespace(path)
+                .step(|| format!("{field}: open {}", path.display()))?;
+            if process::namespace_kind(fd.as_fd()).ok() != Some(*kind) {
+                let reason = format!("{} is a namespace of another type", path.display());
+                return Err(Error::Spec { field: field.to_owned(), reason });
+            }
+            Ok((*kind, fd))
         })
         .collect()
 }
 
-fn fork_init(
-    request: &CreateRequest<'_>,
-    options: &Options,
-    plan: &Plan<'_>,
-    subject: &Subject,
-    root_path: &Path,
-    joins: &[(u64, OwnedFd)],
-    cgroup: &Cgroup,
-) -> Result<Created, Error> {
-    let (ours, theirs) = Channel::pair().step(|| "make a channel to the container's init")?;
-    let birthplace = cgroup.birthplace()?;
-    let doors = match plan.namespaces.has(ns::USER) {
-        true => Some(cgroup.doors()?),
-        false => None,
-    };
-    // A cgroup namespace has to wait until the process is in its cgroups.
-    let new = plan.namespaces.new & !ns::CGROUP;
-    let joined_pid = joins.iter().find(|(kind, _)| *kind == ns::PID).map(|(_, fd)| fd.as_fd());
-    let forked = super::exec::fork_in_pid_namespace(joined_pid, || {
-        process::fork(new, birthplace.as_ref().map(|fd| fd.as_fd()), Parent::Caller)
-    })?;
-    let (pid, pidfd) = match forked {
-        Fork::Child => {
-            // Or the parent's end would seem alive for ever.
-            drop(ours);
-            let init = Init {
-                plan,
-                rootfs: &request.rootfs,
-                root_path,
-                stdio: &request.stdio,
-                channel: &theirs,
-                cgroup,
-                joins,
-                doors: Cell::new(doors),
-                options,
-                subject,
-            };
-            run_child(&theirs, || init.run())
+/// All that the parent has when the container's process is to be born.
+struct Parts<'a> {
+    request: &'a CreateRequest<'a>,
+    options: &'a Options,
+    plan: &'a Plan<'a>,
+    subject: &'a Subject,
+    root_path: &'a Path,
+    joins: &'a [(u64, OwnedFd)],
+    mapped: &'a Mapped,
+    cgroup: &'a Cgroup,
+    /// Where resctrl is, if it is used.
+    resctrl: Option<&'a Path>,
+}
+
+/// What a child said on its way to being ready.
+#[derive(Default)]
+struct Ready {
+    pty: Option<OwnedFd>,
+    warnings: Vec<String>,
+    rdt: rdt::Made,
+}
+
+impl Parts<'_> {
+    fn fork_init(&self, notify: Option<Notify>) -> Result<Created, Error> {
+        let plan = self.plan;
+        let (ours, theirs) = Channel::pair().step(|| "make a channel to the container's init")?;
+        let birthplace = self.cgroup.birthplace()?;
+        let doors = match plan.namespaces.has(ns::USER) {
+            true => Some(self.cgroup.doors()?),
+            false => None,
+        };
+        // Clocks are set before anybody is in their namespace; a cgroup namespace has to wait until
+        // the process is in its cgroups.
+        let late = if plan.time_offsets.is_some() { ns::CGROUP | ns::TIME } else { ns::CGROUP };
+        let new = plan.namespaces.new & !late;
+        let joined = |wanted: u64| self.joins.iter().find(|(kind, _)| *kind == wanted);
+        let through_user = joined(ns::USER).is_some();
+        let birthplace = birthplace.as_ref().map(|fd| fd.as_fd());
+        let forked = match through_user {
+            true => process::fork(0, birthplace, Parent::Caller)
+                .step(|| "fork the container's process")?,
+            false => {
+                let pid = joined(ns::PID).map(|(_, fd)| fd.as_fd());
+                super::exec::fork_in_pid_namespace(pid, || {
+                    process::fork(new, birthplace, Parent::Caller)
+                })?
+            }
+        };
+        let (pid, pidfd) = match forked {
+            Fork::Child => {
+                // Or the parent's end would seem alive for ever.
+                drop(ours);
+                let init = Init {
+                    plan,
+                    rootfs: &self.request.rootfs,
+                    root_path: self.root_path,
+                    stdio: &self.request.stdio,
+                    channel: &theirs,
+                    cgroup: self.cgroup,
+                    joins: self.joins,
+                    mapped: self.mapped,
+                    doors: Cell::new(doors),
+                    options: self.options,
+                    subject: self.subject,
+                };
+                run_child(
+                    &theirs,
+                    || if through_user { init.be_born_again(new) } else { init.run() },
+                )
+            }
+            Fork::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        drop(theirs);
+        let (pid, pidfd) = if through_user { second_birth(&ours, pidfd)? } else { (pid, pidfd) };
+        let mut ready = Ready { warnings: plan.left_out.clone(), ..Ready::default() };
+        let done = self.until_ready(&ours, pid, &mut ready);
+        match done.and_then(|()| started(pid)) {
+            Ok(start_ticks) => Ok(Created {
+                task: Task {
+                    pid,
+                    start_ticks,
+                    pidfd,
+                    cgroup: self.cgroup.clone(),
+                    namespaces: plan.namespaces.own(),
+                    seccomp: plan.seccomp.clone(),
+                    notify,
+                    memory_policy: plan.memory_policy.clone(),
+                    personality: plan.personality,
+                    rdt: ready.rdt,
+                },
+                pty: ready.pty,
+                warnings: ready.warnings,
+                gate: self.options.listener.is_none().then_some(ours),
+                subject: self.subject.clone(),
+            }),
+            Err(error) => {
+                let error = kill_and_reap(&pidfd, error);
+                // The first failure is the one to report.
+                let _ = rdt::remove(&ready.rdt);
+                Err(error)
+            }
         }
-        Fork::Parent { pid, pidfd } => (pid, pidfd),
-    };
-    drop(theirs);
-    let ready = when_ready(&ours, pid, plan, subject);
-    let ready = ready.and_then(|(pty, warnings)| Ok((pty, warnings, started(pid)?)));
-    match ready {
-        Ok((pty, warnings, start_ticks)) => Ok(Created {
-            task: Task {
-                pid,
-                start_ticks,
-                pidfd,
-                cgroup: cgroup.clone(),
-                namespaces: plan.namespaces.own(),
-                seccomp: plan.seccomp.clone(),
-            },
-            pty,
-            warnings,
-            gate: options.listener.is_none().then_some(ours),
-            subject: subject.clone(),
-        }),
-        Err(error) => Err(kill_and_reap(&pidfd, error)),
+    }
+
+    /// Serves a child until it says that it is ready.
+    fn until_ready(&self, channel: &Channel, pid: i32, ready: &mut Ready) -> Result<(), Error> {
+        let plan = self.plan;
+        if plan.namespaces.has(ns::USER) {
+            child::set_oom_score_of(&pid.to_string(), &plan.process, &mut ready.warnings)?;
+        }
+        if let (Some(rdt), Some(top)) = (&plan.rdt, self.resctrl) {
+            ready.rdt = rdt::enter(top, rdt, self.request.id, pid)?;
+        }
+        let go = || channel.send(&Message::Go.encode(), None).step(|| "answer the init");
+        loop {
+            match receive(channel, SET_UP_DEADLINE)? {
+                (Message::Ready { warnings }, fd) => {
+                    ready.warnings.extend(warnings);
+                    ready.pty = fd;
+                    return Ok(());
+                }
+                (Message::MapMe, _) => {
+                    write_maps(pid, plan.uid_map, plan.gid_map)?;
+                    go()?;
+                }
+                (Message::Devices, Some(socket)) => {
+                    network::move_in(&plan.net_devices, pid, &Netlink::over(socket))?;
+                    go()?;
+                }
+                (Message::Hooks, _) => {
+                    self.subject.create_runtime(pid)?;
+                    let go = Message::GoAs { pid };
+                    channel.send(&go.encode(), None).step(|| "answer the init")?;
+                }
+                (Message::Failed(failure), _) => return Err(failure.into()),
+                (
+                    Message::Go
+                    | Message::GoAs { .. }
+                    | Message::Born { .. }
+                    | Message::Devices
+                    | Message::Listener,
+                    _,
+                ) => return Err(unexpected("wait for the init")),
+            }
+        }
     }
 }
 
-/// Waits for a child's word that it is ready; gives its terminal and warnings.
-fn when_ready(
-    channel: &Channel,
-    pid: i32,
-    plan: &Plan<'_>,
-    subject: &Subject,
-) -> Result<(Option<OwnedFd>, Vec<String>), Error> {
-    loop {
-        match receive(channel, SET_UP_DEADLINE)? {
-            (Message::Ready { warnings }, fd) => return Ok((fd, warnings)),
-            (Message::MapMe, _) => {
-                write_maps(pid, plan)?;
-                channel.send(&Message::Go.encode(), None).step(|| "answer the init")?;
-            }
-            (Message::Hooks, _) => {
-                subject.create_runtime(pid)?;
-                let go = Message::GoAs { pid };
-                channel.send(&go.encode(), None).step(|| "answer the init")?;
-            }
-            (Message::Failed(failure), _) => return Err(failure.into()),
-            (Message::Go | Message::GoAs { .. }, _) => {
-                return Err(
-                    Failure::new(ErrorKind::Internal, "wait for the init", "said Go").into()
-                );
-            }
+fn unexpected(step: &str) -> Error {
+    Failure::new(ErrorKind::Internal, step, "it said what is not its turn to say").into()
+}
+
+/// A process between this one and the container's joined the user namespace, had the container's
+/// process born there as our child, and ended.
+fn second_birth(channel: &Channel, between: OwnedFd) -> Result<(i32, OwnedFd), Error> {
+    let born = match receive(channel, SET_UP_DEADLINE) {
+        Ok((Message::Born { pid }, Some(pidfd))) => Ok((pid, pidfd)),
+        Ok((Message::Failed(failure), _)) => Err(failure.into()),
+        Ok(_) => Err(unexpected("wait for the container's process")),
+        Err(error) => Err(error),
+    };
+    match born {
+        Ok(born) => {
+            process::reap(between.as_fd()).step(|| "reap a process in between")?;
+            Ok(born)
         }
+        Err(error) => Err(kill_and_reap(&between, error)),
     }
 }
 
@@ -193,7 +323,11 @@ pub(crate) fn receive(
     }
 }
 
-fn write_maps(pid: i32, plan: &Plan<'_>) -> Result<(), Failure> {
+pub(crate) fn write_maps(
+    pid: i32,
+    uid_map: &[LinuxIdMapping],
+    gid_map: &[LinuxIdMapping],
+) -> Result<(), Failure> {
     let text = |map: &[LinuxIdMapping]| {
         map.iter()
             .map(|one| format!("{} {} {}\n", one.container_id(), one.host_id(), one.size()))
@@ -207,8 +341,8 @@ fn write_maps(pid: i32, plan: &Plan<'_>) -> Result<(), Failure> {
         // An ordinary user may map itself only after giving up setgroups.
         write("setgroups", "deny")?;
     }
-    write("gid_map", &text(plan.gid_map))?;
-    write("uid_map", &text(plan.uid_map))
+    write("gid_map", &text(gid_map))?;
+    write("uid_map", &text(uid_map))
 }
 
 /// See [`Created::start`].
@@ -216,32 +350,35 @@ pub(crate) fn start(created: &mut Created) -> Result<(), Error> {
     let Some(gate) = created.gate.take() else {
         return Err(Failure::new(ErrorKind::Precondition, "start", "was started already").into());
     };
-    let started = start_through(&gate);
-    started.map_err(|error| kill_and_reap(&created.task.pidfd, error))?;
-    if let Err(failure) = created.subject.poststart(created.task.pid) {
-        // The program runs; the spec wants this said and nothing undone.
-        created.warnings.push(failure.to_string());
-    }
-    Ok(())
+    let task = &created.task;
+    let started = start_through(&gate, task);
+    let started = started.and_then(|()| Ok(created.subject.poststart(task.pid)?));
+    started.map_err(|error| kill_and_reap(&task.pidfd, error))
 }
 
 /// Tells a waiting init to go on, by its channel or by the socket at which it listens.
-pub(crate) fn start_through(gate: &Channel) -> Result<(), Error> {
-    gate.send(&Message::Go.encode(), None)
-        .step(|| "tell the container's init to start")
-        .map_err(Error::from)
-        .and_then(|()| until_exec(gate))
+pub(crate) fn start_through(gate: &Channel, task: &Task) -> Result<(), Error> {
+    gate.send(&Message::Go.encode(), None).step(|| "tell the container's init to start")?;
+    until_exec(gate, task.notify.as_ref(), task.pid, task.pid, "created")
 }
 
-/// Waits until execve has closed the child's end.
-pub(crate) fn until_exec(channel: &Channel) -> Result<(), Error> {
-    match receive(channel, START_DEADLINE) {
-        Err(Error::InitDied { .. }) => Ok(()),
-        Ok((Message::Failed(failure), _)) => Err(failure.into()),
-        Ok(_) => {
-            let text = "said something else than a failure";
-            Err(Failure::new(ErrorKind::Internal, "start", text).into())
+/// Waits until execve has closed the child's end; passes its seccomp listener on before.
+pub(crate) fn until_exec(
+    channel: &Channel,
+    notify: Option<&Notify>,
+    pid: i32,
+    init: i32,
+    status: &str,
+) -> Result<(), Error> {
+    loop {
+        match (receive(channel, START_DEADLINE), notify) {
+            (Err(Error::InitDied { .. }), _) => return Ok(()),
+            (Ok((Message::Failed(failure), _)), _) => return Err(failure.into()),
+            (Ok((Message::Listener, Some(listener))), Some(notify)) => {
+                notify.pass(&listener, pid, init, status)?;
+            }
+            (Ok(_), _) => return Err(unexpected("start")),
+            (Err(error), _) => return Err(error),
         }
-        Err(error) => Err(error),
     }
 }

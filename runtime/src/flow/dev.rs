@@ -66,14 +66,18 @@ fn make(dir: BorrowedFd<'_>, node: &Node) -> Result<(), Failure> {
     let name = Path::new(node.path.file_name().unwrap_or_default());
     let done = path::make_node(dir, name, node.mode, node.major, node.minor);
     match done {
-        // An image may bring files of these names. Only a right one stays; what else is there
-        // (a link to somewhere, CVE-2025-31133) makes way.
+        // An image may bring files of these names. Only a right one stays. What else is there (a
+        // link to somewhere, CVE-2025-31133) makes way for what every container has; where the spec
+        // asks for a device, it wants this to be an error.
         Err(e) if e.raw_os_error() == Some(no::EEXIST) => {
             let place = path::open_at(dir, name, Access::Place, Resolve::NoLinks);
-            let right = FileKind::CharDevice { major: node.major, minor: node.minor };
             let same = place.and_then(|place| path::facts(place.as_fd()));
-            if same.is_ok_and(|facts| facts.kind == right) {
+            if same.is_ok_and(|facts| facts.kind == node_kind(node)) {
                 return Ok(());
+            }
+            if node.is_asked {
+                let text = "something else is there already";
+                return Err(Failure::new(ErrorKind::AlreadyExists, step(), text));
             }
             path::remove(dir, name).step(step)?;
             path::make_node(dir, name, node.mode, node.major, node.minor).step(step)?;
@@ -84,6 +88,15 @@ fn make(dir: BorrowedFd<'_>, node: &Node) -> Result<(), Failure> {
         path::set_owner(dir, name, node.uid, node.gid).step(step)?;
     }
     Ok(())
+}
+
+fn node_kind(node: &Node) -> FileKind {
+    let (major, minor) = (node.major, node.minor);
+    match node.mode & path::KIND_BITS {
+        path::BLOCK_DEVICE => FileKind::BlockDevice { major, minor },
+        path::FIFO => FileKind::Fifo,
+        _ => FileKind::CharDevice { major, minor },
+    }
 }
 
 /// The container's `/dev/null`, made sure to be it.

@@ -46,7 +46,9 @@ pub(crate) fn exec(
     let cgroup = options.cgroup.as_ref().unwrap_or(&task.cgroup);
     // The process is to be our own child and in the container's pid namespace: ours for children is
     // changed around the clone, so no process in between is needed.
-    let forked = fork_in_pid_namespace(Some(task.pidfd.as_fd()), || fork_into(task, options));
+    let forked = with_affinity(&plan.affinity.before, || {
+        fork_in_pid_namespace(Some(task.pidfd.as_fd()), || fork_into(task, options))
+    });
     let forked = forked.map_err(|error| match (error, &options.cgroup) {
         (Error::Step(failure), Some(_)) => {
             let step = "adding pid of the new process to cgroups".to_owned();
@@ -62,7 +64,8 @@ pub(crate) fn exec(
         Fork::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(theirs);
-    let done = until_running(&ours).and_then(|(pty, warnings)| Ok((pty, warnings, started(pid)?)));
+    let done = until_running(&ours, task, pid)
+        .and_then(|(pty, warnings)| Ok((pty, warnings, started(pid)?)));
     match done {
         Ok((pty, warnings, start_ticks)) => Ok(Exec { pid, start_ticks, pidfd, pty, warnings }),
         Err(error) => Err(kill_and_reap(&pidfd, error)),
@@ -71,7 +74,29 @@ pub(crate) fn exec(
 
 type Running = (Option<std::os::fd::OwnedFd>, Vec<String>);
 
-fn until_running(channel: &Channel) -> Result<Running, Error> {
+/// Has a child born on certain processors: it is in the container's cgroup from its birth, or is
+/// about to enter it. This process goes on where it was.
+fn with_affinity(mask: &[u64], fork: impl FnOnce() -> Result<Fork, Error>) -> Result<Fork, Error> {
+    if mask.is_empty() {
+        return fork();
+    }
+    let step = || "process.execCPUAffinity.initial: set it";
+    let own = sys_process::affinity().step(step)?;
+    sys_process::set_affinity(mask).step(step)?;
+    let forked = fork();
+    if !matches!(forked, Ok(Fork::Child)) {
+        let back = sys_process::set_affinity(&own);
+        if let (Err(_), Ok(Fork::Parent { pidfd, .. })) = (&back, &forked) {
+            // Nobody will look after this child.
+            let _ = sys_process::pidfd_signal(pidfd.as_fd(), crate::sys::sig::SIGKILL);
+            let _ = sys_process::reap(pidfd.as_fd());
+        }
+        back.step(|| "return to our own processors")?;
+    }
+    forked
+}
+
+fn until_running(channel: &Channel, task: &Task, pid: i32) -> Result<Running, Error> {
     let (pty, warnings) = match receive(channel, SET_UP_DEADLINE)? {
         (Message::Ready { warnings }, pty) => (pty, warnings),
         (Message::Failed(failure), _) => return Err(failure.into()),
@@ -80,7 +105,7 @@ fn until_running(channel: &Channel) -> Result<Running, Error> {
             return Err(Failure::new(ErrorKind::Internal, "exec", text).into());
         }
     };
-    until_exec(channel)?;
+    until_exec(channel, task.notify.as_ref(), pid, task.pid, "running")?;
     Ok((pty, warnings))
 }
 
@@ -142,7 +167,14 @@ fn run(
     sys_process::setsid().step(|| "start a session")?;
     process::leave_keyring(&mut warnings);
     cgroup.enter()?;
-    sys_process::reset_affinity();
+    match (plan.affinity.before.is_empty(), plan.affinity.after.is_empty()) {
+        (_, false) => sys_process::set_affinity(&plan.affinity.after)
+            .step(|| "process.execCPUAffinity.final: set it")?,
+        // What it was born with is what was asked.
+        (false, true) => {}
+        (true, true) => sys_process::reset_affinity(),
+    }
+    process::set_memory_policy(task.memory_policy.as_ref())?;
     process::set_oom_score(plan, &mut warnings)?;
     process::set_labels(plan)?;
     // The container's processes are about to see this one: no ptrace, no /proc/<pid>/fd
@@ -160,11 +192,12 @@ fn run(
     let root = path::open_root().step(|| "open the container's root")?;
     let pty = console::connect(stdio, root.as_fd(), plan, Console::Exec)?;
     let seccomp = task.seccomp.as_ref();
+    process::set_personality(task.personality)?;
     process::prepare(plan, seccomp, groups, &mut warnings)?;
     let program = process::find_program(plan)?;
     channel
         .send(&Message::Ready { warnings }.encode(), pty.as_ref().map(|pty| pty.as_fd()))
         .step(|| "say that the process is ready")?;
     drop(pty);
-    Err(process::become_program(plan, &program, seccomp, preserved_fds))
+    Err(process::become_program(plan, &program, seccomp, preserved_fds, channel))
 }

@@ -1,6 +1,7 @@
 //! Programs of the spec that run at the turns of a container's life, with its state on their
 //! standard input.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -24,6 +25,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 pub(crate) struct Subject {
     pub(crate) hooks: Option<Hooks>,
     head: serde_json::Value,
+    /// Whether one has run: then poststop's are owed even to a container that did not come to be.
+    began: Cell<bool>,
 }
 
 impl Subject {
@@ -34,7 +37,16 @@ impl Subject {
             "bundle": bundle,
             "annotations": spec.annotations().clone().unwrap_or_default(),
         });
-        Self { hooks: spec.hooks().clone(), head }
+        Self { hooks: spec.hooks().clone(), head, began: Cell::new(false) }
+    }
+
+    /// The state but for status and pid.
+    pub(crate) fn head(&self) -> &serde_json::Value {
+        &self.head
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.began.get()
     }
 
     fn state(&self, status: &str, pid: i32) -> Vec<u8> {
@@ -48,7 +60,7 @@ impl Subject {
     pub(crate) fn any_before_pivot(&self) -> bool {
         self.hooks.as_ref().is_some_and(|hooks| {
             let some = |list: &Option<Vec<Hook>>| list.as_ref().is_some_and(|l| !l.is_empty());
-            #[allow(deprecated)] // by the spec; still what NVIDIA's toolkit uses
+            // Deprecated by the spec; still what NVIDIA's toolkit uses.
             let prestart = some(hooks.prestart());
             prestart || some(hooks.create_runtime()) || some(hooks.create_container())
         })
@@ -58,7 +70,7 @@ impl Subject {
     pub(crate) fn create_runtime(&self, pid: i32) -> Result<(), Failure> {
         let Some(hooks) = &self.hooks else { return Ok(()) };
         let state = self.state("creating", pid);
-        #[allow(deprecated)]
+        self.began.set(true);
         run("prestart", hooks.prestart().as_deref(), &state)?;
         run("createRuntime", hooks.create_runtime().as_deref(), &state)
     }
@@ -105,7 +117,6 @@ impl Subject {
 /// Refuses hooks that can't be run, before anything is made.
 pub(crate) fn check(spec: &Spec) -> Result<(), Error> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
-    #[allow(deprecated)]
     let lists = [
         ("prestart", hooks.prestart()),
         ("createRuntime", hooks.create_runtime()),

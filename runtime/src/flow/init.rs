@@ -19,13 +19,15 @@ use std::path::Path;
 use super::cgroup::{Cgroup, Manager};
 use super::console::Console;
 use super::hooks::Subject;
+use super::idmap::Mapped;
 use super::{console, dev, guard, mounts, process, rootfs};
 use crate::error::{ErrorKind, Failure, Step};
 use crate::logic::message::Message;
 use crate::logic::plan::Plan;
 use crate::sys::channel::{Channel, Received};
-use crate::sys::process::{self as sys_process, ns};
-use crate::sys::{cred, net, path};
+use crate::sys::netlink::Netlink;
+use crate::sys::process::{self as sys_process, Fork, Parent, ns};
+use crate::sys::{cred, net, no, path};
 use crate::{Rootfs, Stdio};
 
 /// What the first process has of its parent.
@@ -39,6 +41,8 @@ pub(crate) struct Init<'a> {
     pub(crate) cgroup: &'a Cgroup,
     /// Namespaces to join, in order.
     pub(crate) joins: &'a [(u64, OwnedFd)],
+    /// Sources of id-mapped mounts.
+    pub(crate) mapped: &'a Mapped,
     /// The ways into the cgroups, for a user namespace's root.
     pub(crate) doors: Cell<Option<Vec<File>>>,
     pub(crate) options: &'a Options,
@@ -127,7 +131,38 @@ impl Init<'_> {
         self.subject.start_container(1, &program.env)?;
         let seccomp = self.plan.seccomp.as_ref();
         let preserved = self.options.preserved_fds;
-        Err(process::become_program(&self.plan.process, program, seccomp, preserved))
+        Err(process::become_program(&self.plan.process, program, seccomp, preserved, channel))
+    }
+
+    /// Joins a user namespace, and is born again in it: what is new of the container's has to
+    /// belong to it, and a process can't change the namespaces of pids that it is in itself.
+    pub(crate) fn be_born_again(&self, new: u64) -> Result<Infallible, Failure> {
+        let join = |kind: u64, fd: &OwnedFd| {
+            sys_process::setns(fd.as_fd(), kind).step(|| "join a namespace")
+        };
+        let (users, others): (Vec<_>, Vec<_>) =
+            self.joins.iter().partition(|(kind, _)| *kind == ns::USER);
+        // Some belong to the host, whose rights are about to be given up; some to the user
+        // namespace, whose rights an ordinary user has yet to get.
+        let mut later = Vec::new();
+        for (kind, fd) in others {
+            match join(*kind, fd) {
+                Err(failure) if failure.errno == no::EPERM => later.push((*kind, fd)),
+                joined => joined?,
+            }
+        }
+        users.iter().try_for_each(|(kind, fd)| join(*kind, fd))?;
+        cred::become_user(0, 0, None).step(|| "become root of the user namespace")?;
+        later.into_iter().try_for_each(|(kind, fd)| join(kind, fd))?;
+        let forked = sys_process::fork(new, None, Parent::CallersParent);
+        match forked.step(|| "fork the container's process")? {
+            Fork::Child => self.run(),
+            Fork::Parent { pid, pidfd } => {
+                let born = Message::Born { pid }.encode();
+                self.channel.send(&born, Some(pidfd.as_fd())).step(|| "tell of a birth")?;
+                sys_process::exit_now(0)
+            }
+        }
     }
 
     fn set_up(
@@ -136,9 +171,17 @@ impl Init<'_> {
     ) -> Result<(process::Program, Option<OwnedFd>), Failure> {
         let plan = self.plan;
         let own = plan.namespaces.new;
+        if let Some(lines) = &plan.time_offsets {
+            // Execve takes the process into it (6.1 and later). Before any change of user, after
+            // which /proc/self would be another's.
+            sys_process::unshare(ns::TIME).step(|| "make a time namespace")?;
+            std::fs::write("/proc/self/timens_offsets", lines)
+                .step(|| "linux.timeOffsets: set them")?;
+        }
         if own & ns::USER != 0 {
             self.become_root_of_user_namespace()?;
         }
+        let born_there = self.joins.iter().any(|(kind, _)| *kind == ns::USER);
         sys_process::setsid().step(|| "start a session")?;
         if !self.options.keep_keyring {
             process::leave_keyring(warnings);
@@ -149,10 +192,15 @@ impl Init<'_> {
         }
         // The caller's own is not the container's: the cgroup says what may be used.
         sys_process::reset_affinity();
-        process::set_oom_score(&plan.process, warnings)?;
+        process::set_memory_policy(plan.memory_policy.as_ref())?;
+        if !plan.namespaces.has(ns::USER) {
+            // Else the parent does it: /proc/self is not this process' own there.
+            process::set_oom_score(&plan.process, warnings)?;
+        }
         process::set_labels(&plan.process)?;
         // The pid namespace was joined by being born into it.
-        for (kind, fd) in self.joins.iter().filter(|(kind, _)| *kind != ns::PID) {
+        let still = self.joins.iter().filter(|(kind, _)| !born_there && *kind != ns::PID);
+        for (kind, fd) in still {
             sys_process::setns(fd.as_fd(), *kind).step(|| "join a namespace")?;
         }
         if own & ns::CGROUP != 0 {
@@ -168,9 +216,7 @@ impl Init<'_> {
         guard::close_later(&later)?;
         guard::close_root(plan, root.as_fd())?;
         let groups = process::groups(plan.namespaces.has(ns::USER));
-        if let Some(domain) = plan.personality {
-            cred::set_personality(domain).step(|| "linux.personality: set it")?;
-        }
+        process::set_personality(plan.personality)?;
         process::prepare(&plan.process, plan.seccomp.as_ref(), groups, warnings)?;
         let program = process::find_program(&plan.process)?;
         Ok((program, pty))
@@ -187,6 +233,12 @@ impl Init<'_> {
         if plan.namespaces.new & ns::NET != 0 {
             net::loopback_up().step(|| "switch the loopback interface on")?;
         }
+        if !plan.net_devices.is_empty() {
+            let socket = Netlink::open().step(|| "reach the container's network")?;
+            let word = Message::Devices.encode();
+            self.channel.send(&word, Some(socket.fd())).step(|| "ask for network devices")?;
+            wait_for_go(self.channel)?;
+        }
         Ok(())
     }
 
@@ -196,7 +248,7 @@ impl Init<'_> {
         let plan = self.plan;
         let old_root = path::open_root().step(|| "open the root")?;
         rootfs::set_propagation(plan.root_propagation)?;
-        let mut sources = Some(mounts::take(plan, self.cgroup)?);
+        let mut sources = Some(mounts::take(plan, self.cgroup, self.mapped)?);
         let mut nodes = Some(dev::take(plan)?);
         match self.rootfs {
             Rootfs::Path(_) => rootfs::bind_root(self.root_path)?,

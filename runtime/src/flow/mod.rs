@@ -4,15 +4,20 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod console;
+pub(crate) mod copy_up;
 pub(crate) mod create;
 pub(crate) mod criu;
 pub(crate) mod dev;
 pub(crate) mod exec;
 pub(crate) mod guard;
 pub(crate) mod hooks;
+pub(crate) mod idmap;
 pub(crate) mod init;
 pub(crate) mod mounts;
+pub(crate) mod network;
+pub(crate) mod notify;
 pub(crate) mod process;
+pub(crate) mod rdt;
 pub(crate) mod rootfs;
 pub(crate) mod systemd;
 pub(crate) mod task;

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::cgroup::Cgroup;
+use super::copy_up;
+use super::idmap::Mapped;
 use crate::error::{ErrorKind, Failure, Step};
 use crate::logic::mount_options::{AttributeChange, attr};
 use crate::logic::plan::{MountKind, MountPlan, Plan};
@@ -25,20 +27,25 @@ pub(crate) enum Source {
 }
 
 /// Takes what comes from the host.
-pub(crate) fn take(plan: &Plan<'_>, cgroup: &Cgroup) -> Result<Vec<Source>, Failure> {
+pub(crate) fn take(
+    plan: &Plan<'_>,
+    cgroup: &Cgroup,
+    mapped: &Mapped,
+) -> Result<Vec<Source>, Failure> {
     plan.mounts
         .iter()
         .enumerate()
         .map(|(index, one)| match &one.kind {
-            MountKind::Bind => {
-                bind_source(one).map(Source::Detached).map_err(|failure| at_index(index, failure))
-            }
+            MountKind::Bind => bind_source(one, mapped.get(&index))
+                .map(Source::Detached)
+                .map_err(|failure| at_index(index, failure)),
             MountKind::Other(kind) => {
                 let source = one.source.to_string_lossy();
                 mount::new_file_system(
                     kind,
                     Some(&source),
-                    &one.options.data,
+                    // Quotes keep commas together in mount(2) alone.
+                    &data(plan, one).iter().map(|o| o.replace('"', "")).collect::<Vec<_>>(),
                     one.options.change.set,
                 )
                 .map(Source::Detached)
@@ -74,10 +81,12 @@ fn kernel_tree(one: &MountPlan) -> Result<Source, Failure> {
     }
 }
 
-fn bind_source(one: &MountPlan) -> Result<OwnedFd, Failure> {
-    let depth = if one.options.bind == Some(true) { Depth::Tree } else { Depth::One };
-    let tree = mount::clone_path(&one.source, depth)
-        .step(|| format!("open source {}", one.source.display()))?;
+fn bind_source(one: &MountPlan, mapped: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
+    let step = || format!("open source {}", one.source.display());
+    let tree = match mapped {
+        Some(tree) => tree.try_clone().step(step)?,
+        None => mount::clone_path(&one.source, one.depth()).step(step)?,
+    };
     change(tree.as_fd(), one.options.change, Depth::One)?;
     change(tree.as_fd(), one.options.deep_change, Depth::Tree)?;
     spread(one, tree.as_fd())?;
@@ -165,7 +174,7 @@ fn place_one(
             cgroups(plan, cgroup, root, one, &target, source, placed)?;
         }
         (MountKind::Tmpfs | MountKind::DevPts | MountKind::Mqueue | MountKind::Sysfs, _) => {
-            in_place(root, one, &target, placed)?;
+            in_place(plan, root, one, &target, placed)?;
         }
         (MountKind::Bind | MountKind::Other(_), _) => {}
     }
@@ -250,7 +259,20 @@ fn refuse_over_proc(
     Err(Failure::new(ErrorKind::Invalid, step(), "is inside procfs, which may not be covered"))
 }
 
+/// The file system's own options, with SELinux' context if there is one for all.
+fn data(plan: &Plan<'_>, one: &MountPlan) -> Vec<String> {
+    let mut all = one.options.data.clone();
+    let takes_label = !matches!(one.kind, MountKind::Proc | MountKind::Sysfs | MountKind::Mqueue);
+    if let Some(label) = plan.mount_label.filter(|_| takes_label)
+        && !all.iter().any(|option| option.starts_with("context="))
+    {
+        all.push(format!("context=\"{label}\""));
+    }
+    all
+}
+
 fn in_place(
+    plan: &Plan<'_>,
     root: BorrowedFd<'_>,
     one: &MountPlan,
     target: &OwnedFd,
@@ -272,10 +294,19 @@ fn in_place(
     path::change_directory(target.as_fd())
         .step(|| format!("change to {}", one.destination.display()))?;
     let source = one.source.to_string_lossy();
-    mount::mount(&source, Path::new("."), kind, flags, &one.options.data.join(","))
+    mount::mount(&source, Path::new("."), kind, flags, &data(plan, one).join(","))
         .step(|| format!("mount {kind} on {}", one.destination.display()))?;
+    if !later && !one.options.copy_up {
+        return Ok(());
+    }
+    let top = reopen(root, &one.destination)?;
+    if one.options.copy_up {
+        let keeps_mode = !one.options.data.iter().any(|option| option.starts_with("mode="));
+        copy_up::copy(target.as_fd(), top.as_fd(), keeps_mode)
+            .step(|| format!("tmpcopyup: fill {}", one.destination.display()))?;
+    }
     if later {
-        placed.read_only_later.push(reopen(root, &one.destination)?);
+        placed.read_only_later.push(top);
     }
     Ok(())
 }

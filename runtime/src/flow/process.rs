@@ -6,11 +6,14 @@ use std::path::Path;
 
 use crate::error::{ErrorKind, Failure, Step};
 use crate::logic::capabilities;
+use crate::logic::memory_policy::MemoryPolicy;
+use crate::logic::message::Message;
 use crate::logic::process_plan::{ProcessPlan, cut_limit};
 use crate::logic::seccomp::Filter;
+use crate::sys::channel::Channel;
 use crate::sys::cred::CapabilitySets;
-use crate::sys::path::{Access, FsKind, Resolve};
-use crate::sys::{bpf, cred, exec, no, path};
+use crate::sys::path::{Access, FileKind, FsKind, Resolve};
+use crate::sys::{bpf, cred, exec, no, path, process as sys_process};
 
 /// The exit codes of a shell for a program that it can't start.
 const NOT_FOUND: i32 = 127;
@@ -22,11 +25,20 @@ pub(crate) fn set_oom_score(
     process: &ProcessPlan,
     warnings: &mut Vec<String>,
 ) -> Result<(), Failure> {
+    set_oom_score_of("self", process, warnings)
+}
+
+/// The same of a child that may not: from a user namespace.
+pub(crate) fn set_oom_score_of(
+    pid: &str,
+    process: &ProcessPlan,
+    warnings: &mut Vec<String>,
+) -> Result<(), Failure> {
     let Some(score) = process.oom_score_adj else { return Ok(()) };
-    let file = "/proc/self/oom_score_adj";
-    match std::fs::write(file, score.to_string()) {
+    let file = format!("/proc/{pid}/oom_score_adj");
+    match std::fs::write(&file, score.to_string()) {
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            let now = std::fs::read_to_string(file).unwrap_or_default();
+            let now = std::fs::read_to_string(&file).unwrap_or_default();
             warnings.push(format!(
                 "process.oomScoreAdj {score} is below our own, and lowering it needs CAP_SYS_RESOURCE: left at {}",
                 now.trim()
@@ -145,12 +157,21 @@ fn with_extra(sets: CapabilitySets, extra: u64) -> CapabilitySets {
 
 /// The filter, as late as can be: of this process' own calls only capset and execve, and what tells
 /// of their failure, must pass it.
-fn filter_calls(process: &ProcessPlan, seccomp: Option<&Filter>) -> Result<(), Failure> {
+fn filter_calls(
+    process: &ProcessPlan,
+    seccomp: Option<&Filter>,
+    channel: &Channel,
+) -> Result<(), Failure> {
     let Some(filter) = seccomp else { return Ok(()) };
     let ours = cred::permitted().step(|| "read our capabilities")?;
-    bpf::install_seccomp(&filter.program, filter.flags)
-        .map(drop)
+    let word = Message::Listener.encode();
+    let listener = bpf::install_seccomp(&filter.program, filter.flags)
         .step(|| "linux.seccomp: install the filter")?;
+    if let Some(listener) = listener {
+        // Closed by execve, as the channel is.
+        let listener = std::mem::ManuallyDrop::new(listener);
+        channel.send(&word, Some(listener.as_fd())).step(|| "pass the seccomp listener on")?;
+    }
     if keeps_for_seccomp(process, seccomp) {
         let (sets, _) = capabilities::within(process.capabilities, ours);
         cred::set_capabilities(sets).step(|| "set capabilities")?;
@@ -281,17 +302,44 @@ fn refused(error: std::io::Error, step: String) -> Failure {
     }
 }
 
+/// Standard input and output that are open on a directory would be a door to the host's files
+/// (CVE-2024-21626 by another way), and none reads or writes one.
+fn no_way_out() -> Result<(), Failure> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for (number, stream) in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()].iter().enumerate() {
+        if path::facts(*stream).is_ok_and(|facts| facts.kind == FileKind::Directory) {
+            let step = format!("check descriptor {number}");
+            return Err(Failure::new(ErrorKind::Denied, step, "it is open on a directory"));
+        }
+    }
+    Ok(())
+}
+
+/// Sets from which memory the container's processes allocate.
+pub(crate) fn set_memory_policy(policy: Option<&MemoryPolicy>) -> Result<(), Failure> {
+    let Some(policy) = policy else { return Ok(()) };
+    sys_process::set_memory_policy(policy.mode, &policy.nodes).step(|| "linux.memoryPolicy: set it")
+}
+
+/// Sets the execution domain.
+pub(crate) fn set_personality(domain: Option<u64>) -> Result<(), Failure> {
+    domain
+        .map_or(Ok(()), |domain| cred::set_personality(domain).step(|| "linux.personality: set it"))
+}
+
 /// Becomes the program; returns only with the reason why not.
 pub(crate) fn become_program(
     process: &ProcessPlan,
     program: &Program,
     seccomp: Option<&Filter>,
     preserved: u32,
+    channel: &Channel,
 ) -> Failure {
     let ready = exec::reset_signals()
         .step(|| "reset signals")
         .and_then(|()| exec::close_from_on_exec(3 + preserved).step(|| "close descriptors"))
-        .and_then(|()| filter_calls(process, seccomp));
+        .and_then(|()| no_way_out())
+        .and_then(|()| filter_calls(process, seccomp, channel));
     if let Err(failure) = ready {
         return failure;
     }

@@ -17,6 +17,8 @@ const PAGE_BYTES: usize = 4096;
 pub(crate) fn set_propagation(propagation: Option<u64>) -> Result<(), Failure> {
     // Slave by default: binds with `rslave` can still hear of the host's new mounts.
     let bits = propagation.unwrap_or(ms::SLAVE | ms::REC);
+    // What can't be bound can't be the source of the container's own root.
+    let bits = if bits & ms::UNBINDABLE != 0 { ms::PRIVATE | bits & ms::REC } else { bits };
     mount::set_propagation(Path::new("/"), bits).step(|| "set the propagation of the root mount")
 }
 
@@ -164,6 +166,10 @@ fn shared_directory<'a>(layers: &[&'a str]) -> Option<&'a str> {
 pub(crate) fn pivot(at: &Path, propagation: Option<u64>) -> Result<OwnedFd, Failure> {
     if propagation.is_some_and(|bits| bits & ms::SHARED != 0) {
         make_parent_private(at)?;
+        // The root itself became shared when it was mounted there, and would hold the old one for a
+        // moment; what the spec wants of it is set at the end.
+        mount::set_propagation(at, ms::PRIVATE)
+            .step(|| format!("make {} private", at.display()))?;
     }
     let root = path::open_host(at).step(|| format!("open {}", at.display()))?;
     path::change_directory(root.as_fd()).step(|| format!("change to {}", at.display()))?;

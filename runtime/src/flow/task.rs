@@ -204,6 +204,10 @@ pub(crate) fn of_process(pid: i32) -> Result<Task, Error> {
         cgroup: Cgroup::of(pid)?,
         namespaces: 0,
         seccomp: None,
+        notify: None,
+        memory_policy: None,
+        personality: None,
+        rdt: Vec::new(),
     })
 }
 
@@ -220,5 +224,9 @@ pub(crate) fn with_pidfd(state: TaskState, pidfd: OwnedFd) -> Result<Task, Error
         cgroup: state.cgroup,
         namespaces: state.namespaces,
         seccomp: state.seccomp,
+        notify: state.notify,
+        memory_policy: state.memory_policy,
+        personality: state.personality,
+        rdt: state.rdt,
     })
 }

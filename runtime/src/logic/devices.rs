@@ -17,6 +17,8 @@ pub(crate) struct Node {
     pub(crate) minor: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    /// By the spec; else it is one that every container has.
+    pub(crate) is_asked: bool,
 }
 
 /// Those that every container has: name, minor and major as the kernel's documentation assigns.
@@ -49,6 +51,7 @@ pub(crate) fn nodes(spec: &[LinuxDevice]) -> Result<Vec<Node>, Error> {
             minor: *minor,
             uid: 0,
             gid: 0,
+            is_asked: false,
         })
         .collect();
     for (index, device) in spec.iter().enumerate() {
@@ -76,6 +79,7 @@ pub(crate) fn nodes(spec: &[LinuxDevice]) -> Result<Vec<Node>, Error> {
             minor,
             uid: device.uid().unwrap_or(0),
             gid: device.gid().unwrap_or(0),
+            is_asked: true,
         });
     }
     Ok(all)

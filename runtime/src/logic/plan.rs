@@ -2,15 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::spec::{LinuxIdMapping, LinuxPersonalityDomain, LinuxResources, Mount, Spec};
+use crate::spec::{
+    LinuxIdMapping, LinuxPersonality, LinuxPersonalityDomain, LinuxResources, Mount, Spec,
+};
 
 use super::devices::{self, Node, Rule};
+use super::memory_policy::{self, MemoryPolicy};
 use super::mount_options::{MountOptions, ms, root_propagation};
 use super::namespaces::Namespaces;
+use super::net_devices::{self, NetDevice};
 use super::process_plan::ProcessPlan;
+use super::rdt::{self, RdtPlan};
 use super::seccomp::{self, Filter};
-use super::{cgroup_layout, sysctl};
+use super::{cgroup_layout, sysctl, time_offsets};
 use crate::error::Error;
+use crate::sys::mount::Depth;
 use crate::sys::process::ns;
 
 /// What kind of thing is mounted: each kind has a way of its own.
@@ -34,6 +40,23 @@ pub(crate) struct MountPlan {
     pub(crate) kind: MountKind,
     pub(crate) source: PathBuf,
     pub(crate) options: MountOptions,
+    pub(crate) idmap: Option<IdMap>,
+}
+
+impl MountPlan {
+    /// How much of a bind's source is taken.
+    pub(crate) fn depth(&self) -> Depth {
+        if self.options.bind == Some(true) { Depth::Tree } else { Depth::One }
+    }
+}
+
+/// As whom the owners of a mount's files are seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdMap {
+    pub(crate) uids: Vec<LinuxIdMapping>,
+    pub(crate) gids: Vec<LinuxIdMapping>,
+    /// In the mounts below, too.
+    pub(crate) recursive: bool,
 }
 
 /// A container to be made.
@@ -60,6 +83,15 @@ pub(crate) struct Plan<'a> {
     pub(crate) seccomp: Option<Filter>,
     /// The execution domain, in the kernel's number.
     pub(crate) personality: Option<u64>,
+    /// Lines for the clocks of a new time namespace.
+    pub(crate) time_offsets: Option<String>,
+    pub(crate) memory_policy: Option<MemoryPolicy>,
+    pub(crate) net_devices: Vec<NetDevice>,
+    pub(crate) rdt: Option<RdtPlan>,
+    /// SELinux' context for what is mounted.
+    pub(crate) mount_label: Option<&'a str>,
+    /// What is left out, for the log.
+    pub(crate) left_out: Vec<String>,
 }
 
 fn refuse(field: impl Into<String>, reason: impl Into<String>) -> Error {
@@ -80,7 +112,6 @@ impl<'a> Plan<'a> {
             let what = "linux.namespaces without mount: the host's own mounts would be changed";
             return Err(Error::Unsupported { what: what.to_owned() });
         }
-        unsupported(spec)?;
         let names = spec.hostname().as_deref().or(spec.domainname().as_deref());
         if names.is_some_and(|name| !name.is_empty()) && !namespaces.has(ns::UTS) {
             return Err(refuse("hostname", "needs a uts namespace, or it would be the host's"));
@@ -97,9 +128,10 @@ impl<'a> Plan<'a> {
         let uid_map = linux.uid_mappings().as_deref().unwrap_or(&[]);
         let gid_map = linux.gid_mappings().as_deref().unwrap_or(&[]);
         user_maps(&namespaces, uid_map, gid_map)?;
+        let own_maps = Maps { uids: uid_map, gids: gid_map };
         Ok(Self {
             process: ProcessPlan::parse(process, "process")?,
-            mounts: mounts(spec.mounts().as_deref().unwrap_or(&[]), bundle)?,
+            mounts: mounts(spec.mounts().as_deref().unwrap_or(&[]), bundle, &own_maps)?,
             root_read_only: spec.root().as_ref().and_then(|r| r.readonly()).unwrap_or(false),
             root_propagation: propagation(linux.rootfs_propagation().as_deref())?,
             host_name: spec.hostname().as_deref().filter(|name| !name.is_empty()),
@@ -113,10 +145,13 @@ impl<'a> Plan<'a> {
             resources,
             uid_map,
             gid_map,
-            personality: linux.personality().as_ref().map(|p| match p.domain() {
-                LinuxPersonalityDomain::PerLinux => 0,
-                LinuxPersonalityDomain::PerLinux32 => 8,
-            }),
+            personality: linux.personality().as_ref().map(personality).transpose()?,
+            time_offsets: time_offsets::parse(linux.time_offsets().as_ref(), &namespaces)?,
+            memory_policy: linux.memory_policy().as_ref().map(memory_policy::parse).transpose()?,
+            net_devices: net_devices::parse(linux.net_devices().as_ref(), &namespaces)?,
+            rdt: linux.intel_rdt().as_ref().map(rdt::parse).transpose()?,
+            mount_label: linux.mount_label().as_deref().filter(|label| !label.is_empty()),
+            left_out: left_out(spec),
             seccomp: linux.seccomp().as_ref().map(seccomp::compile).transpose()?,
             namespaces,
         })
@@ -153,20 +188,27 @@ fn version(version: &str) -> Result<(), Error> {
     }
 }
 
-fn unsupported(spec: &Spec) -> Result<(), Error> {
-    let Some(linux) = spec.linux() else { return Ok(()) };
-    let label = linux.mount_label().as_ref().is_some_and(|label| !label.is_empty());
-    let asked = [
-        ("linux.mountLabel", label),
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|all| !all.is_empty())),
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|all| !all.is_empty())),
-    ];
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(Error::Unsupported { what: (*field).to_owned() }),
-        None => Ok(()),
+fn personality(spec: &LinuxPersonality) -> Result<u64, Error> {
+    if spec.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        return Err(refuse("linux.personality.flags[0]", "the spec knows no flag yet"));
     }
+    Ok(match spec.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    })
+}
+
+/// Sections of other platforms mean nothing here, and are said to.
+fn left_out(spec: &Spec) -> Vec<String> {
+    let sections = [
+        ("windows", spec.windows()),
+        ("solaris", spec.solaris()),
+        ("zos", spec.zos()),
+        ("freebsd", spec.freebsd()),
+        ("vm", spec.vm()),
+    ];
+    let there = sections.iter().filter(|(_, section)| section.is_some());
+    there.map(|(name, _)| format!("{name}: is of another platform, and left out")).collect()
 }
 
 fn user_maps(
@@ -185,21 +227,31 @@ fn user_maps(
         if map.is_empty() {
             return Err(refuse(field, "is needed with a new user namespace"));
         }
-        for (index, one) in map.iter().enumerate() {
-            let at = format!("{field}[{index}]");
-            if one.size() == 0 {
-                return Err(refuse(at, "maps nothing"));
-            }
-            let overlap = |a: u32, b: u32, other: &LinuxIdMapping| {
-                u64::from(a) < u64::from(b) + u64::from(other.size())
-                    && u64::from(b) < u64::from(a) + u64::from(one.size())
-            };
-            for other in &map[..index] {
-                if overlap(one.container_id(), other.container_id(), other)
-                    || overlap(one.host_id(), other.host_id(), other)
-                {
-                    return Err(refuse(at, "overlaps an earlier mapping"));
-                }
+        one_map(field, map)?;
+    }
+    Ok(())
+}
+
+/// No id is mapped twice, on either side.
+fn one_map(field: &str, map: &[LinuxIdMapping]) -> Result<(), Error> {
+    for (index, one) in map.iter().enumerate() {
+        let at = format!("{field}[{index}]");
+        if one.size() == 0 {
+            return Err(refuse(at, "maps nothing"));
+        }
+        let beyond = |first: u32| u64::from(first) + u64::from(one.size()) > 1 << 32;
+        if beyond(one.container_id()) || beyond(one.host_id()) {
+            return Err(refuse(at, "ends beyond the last id"));
+        }
+        let overlap = |a: u32, b: u32, other: &LinuxIdMapping| {
+            u64::from(a) < u64::from(b) + u64::from(other.size())
+                && u64::from(b) < u64::from(a) + u64::from(one.size())
+        };
+        for other in &map[..index] {
+            if overlap(one.container_id(), other.container_id(), other)
+                || overlap(one.host_id(), other.host_id(), other)
+            {
+                return Err(refuse(at, "overlaps an earlier mapping"));
             }
         }
     }
@@ -225,15 +277,24 @@ fn paths<'a>(field: &str, list: Option<&'a [String]>) -> Result<&'a [String], Er
     }
 }
 
-fn mounts(spec: &[Mount], bundle: &Path) -> Result<Vec<MountPlan>, Error> {
-    spec.iter().enumerate().map(|(index, mount)| one_mount(index, mount, bundle)).collect()
+/// The container's own mapping of ids.
+struct Maps<'a> {
+    uids: &'a [LinuxIdMapping],
+    gids: &'a [LinuxIdMapping],
 }
 
-fn one_mount(index: usize, mount: &Mount, bundle: &Path) -> Result<MountPlan, Error> {
+fn mounts(spec: &[Mount], bundle: &Path, own: &Maps<'_>) -> Result<Vec<MountPlan>, Error> {
+    spec.iter().enumerate().map(|(index, mount)| one_mount(index, mount, bundle, own)).collect()
+}
+
+fn one_mount(
+    index: usize,
+    mount: &Mount,
+    bundle: &Path,
+    own: &Maps<'_>,
+) -> Result<MountPlan, Error> {
+    let at = |field: &str| format!("mounts[{index}].{field}");
     let mut options = MountOptions::parse(mount.options().as_deref().unwrap_or(&[]));
-    if options.copy_up {
-        return Err(Error::Unsupported { what: format!("mounts[{index}].options: tmpcopyup") });
-    }
     let kind = match mount.typ().as_deref().unwrap_or("") {
         "bind" => MountKind::Bind,
         _ if options.bind.is_some() => MountKind::Bind,
@@ -243,40 +304,66 @@ fn one_mount(index: usize, mount: &Mount, bundle: &Path) -> Result<MountPlan, Er
         "devpts" => MountKind::DevPts,
         "mqueue" => MountKind::Mqueue,
         "cgroup" | "cgroup2" => MountKind::Cgroup,
-        "" | "none" => return Err(refuse(format!("mounts[{index}].type"), "is needed")),
+        "" | "none" => return Err(refuse(at("type"), "is needed")),
         other => MountKind::Other(other.to_owned()),
     };
-    if options.idmap.is_some()
-        || mount.uid_mappings().as_ref().is_some_and(|map| !map.is_empty())
-        || mount.gid_mappings().as_ref().is_some_and(|map| !map.is_empty())
-    {
-        return Err(Error::Unsupported { what: format!("mounts[{index}]: id-mapped mounts") });
+    if options.copy_up && kind != MountKind::Tmpfs {
+        return Err(refuse(at("options"), "tmpcopyup is for a tmpfs"));
     }
+    let idmap = idmap(index, mount, &options, &kind, own)?;
     if kind != MountKind::Bind {
         options.flatten();
     }
     if kind == MountKind::Bind && !options.data.is_empty() {
         let words = options.data.join(",");
-        let reason = format!("{words:?} means nothing for a bind mount");
-        return Err(refuse(format!("mounts[{index}].options"), reason));
+        return Err(refuse(at("options"), format!("{words:?} means nothing for a bind mount")));
     }
     let source = match mount.source() {
         Some(source) if kind == MountKind::Bind => bundle.join(source),
         Some(source) => source.clone(),
         None if kind == MountKind::Bind => {
-            return Err(refuse(format!("mounts[{index}].source"), "is needed for a bind mount"));
+            return Err(refuse(at("source"), "is needed for a bind mount"));
         }
         None => PathBuf::from("none"),
     };
     // Old specs have relative destinations; the spec has them start at the root.
     let destination = Path::new("/").join(mount.destination());
     if destination.components().any(|part| part == std::path::Component::ParentDir) {
-        return Err(refuse(format!("mounts[{index}].destination"), "has \"..\" in it"));
+        return Err(refuse(at("destination"), "has \"..\" in it"));
     }
     if destination == Path::new("/") {
-        return Err(refuse(format!("mounts[{index}].destination"), "is the root itself"));
+        return Err(refuse(at("destination"), "is the root itself"));
     }
-    Ok(MountPlan { destination, kind, source, options })
+    Ok(MountPlan { destination, kind, source, options, idmap })
+}
+
+fn idmap(
+    index: usize,
+    mount: &Mount,
+    options: &MountOptions,
+    kind: &MountKind,
+    own: &Maps<'_>,
+) -> Result<Option<IdMap>, Error> {
+    let at = |field: &str| format!("mounts[{index}].{field}");
+    let list = |spec: &Option<Vec<LinuxIdMapping>>| spec.clone().unwrap_or_default();
+    let (uids, gids) = (list(mount.uid_mappings()), list(mount.gid_mappings()));
+    let (uids, gids) = match (options.idmap, uids.is_empty(), gids.is_empty()) {
+        (None, true, true) => return Ok(None),
+        (Some(_), true, true) if own.uids.is_empty() => {
+            let reason = "idmap needs uidMappings and gidMappings, or a new user namespace's";
+            return Err(refuse(at("options"), reason));
+        }
+        (Some(_), true, true) => (own.uids.to_vec(), own.gids.to_vec()),
+        (_, true, false) => return Err(refuse(at("uidMappings"), "is needed with gidMappings")),
+        (_, false, true) => return Err(refuse(at("gidMappings"), "is needed with uidMappings")),
+        (_, false, false) => (uids, gids),
+    };
+    if *kind != MountKind::Bind {
+        return Err(refuse(at("options"), "only bind mounts can be id-mapped"));
+    }
+    one_map(&at("uidMappings"), &uids)?;
+    one_map(&at("gidMappings"), &gids)?;
+    Ok(Some(IdMap { uids, gids, recursive: options.idmap == Some(true) }))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::spec::{
     Process, Scheduler,
 };
 
-use super::capabilities;
+use super::{capabilities, number_list};
 use crate::error::Error;
 use crate::sys::cred::CapabilitySets;
 
@@ -50,7 +50,30 @@ fn io_priority(io: LinuxIOPriority, at: &str) -> Result<u32, Error> {
     }
 }
 
-fn scheduler(spec: &Scheduler) -> SchedulerPlan {
+fn scheduler(spec: &Scheduler, at: &str) -> Result<SchedulerPlan, Error> {
+    use LinuxSchedulerPolicy as Policy;
+    let policy = *spec.policy();
+    let refuse = |field: &str, reason: String| Error::Spec {
+        field: format!("{at}.scheduler.{field}"),
+        reason,
+    };
+    let nice = spec.nice().unwrap_or(0);
+    let takes_nice = matches!(policy, Policy::SchedOther | Policy::SchedBatch);
+    if nice != 0 && (!takes_nice || !(-20..20).contains(&nice)) {
+        return Err(refuse("nice", format!("{nice} means nothing with {policy}")));
+    }
+    let priority = spec.priority().unwrap_or(0);
+    let is_realtime = matches!(policy, Policy::SchedFifo | Policy::SchedRr);
+    if is_realtime != (1..100).contains(&priority) || priority != 0 && !is_realtime {
+        return Err(refuse("priority", format!("{priority} means nothing with {policy}")));
+    }
+    let times =
+        [("runtime", spec.runtime()), ("deadline", spec.deadline()), ("period", spec.period())];
+    if let Some((field, _)) = times.iter().find(|(_, time)| time.is_some_and(|time| time != 0))
+        && policy != Policy::SchedDeadline
+    {
+        return Err(refuse(field, format!("means nothing with {policy}")));
+    }
     let flags = spec.flags().iter().flatten().fold(0, |bits, flag| {
         bits | match flag {
             LinuxSchedulerFlag::SchedResetOnFork => 0x01,
@@ -62,8 +85,8 @@ fn scheduler(spec: &Scheduler) -> SchedulerPlan {
             LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
         }
     });
-    SchedulerPlan {
-        policy: match spec.policy() {
+    Ok(SchedulerPlan {
+        policy: match policy {
             LinuxSchedulerPolicy::SchedOther => 0,
             LinuxSchedulerPolicy::SchedFifo => 1,
             LinuxSchedulerPolicy::SchedRr => 2,
@@ -73,12 +96,12 @@ fn scheduler(spec: &Scheduler) -> SchedulerPlan {
             LinuxSchedulerPolicy::SchedDeadline => 6,
         },
         flags,
-        nice: spec.nice().unwrap_or(0),
-        priority: spec.priority().and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
+        nice,
+        priority: priority.unsigned_abs(),
         runtime_ns: spec.runtime().unwrap_or(0),
         deadline_ns: spec.deadline().unwrap_or(0),
         period_ns: spec.period().unwrap_or(0),
-    }
+    })
 }
 
 /// All that a process needs on its way to execve.
@@ -102,6 +125,28 @@ pub(crate) struct ProcessPlan {
     pub(crate) scheduler: Option<SchedulerPlan>,
     pub(crate) apparmor: Option<String>,
     pub(crate) selinux: Option<String>,
+    /// Of an exec: the processors on which it enters the container, and those on which it stays.
+    /// Empty: not set.
+    pub(crate) affinity: Affinity,
+}
+
+/// Masks of processors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Affinity {
+    pub(crate) before: Vec<u64>,
+    pub(crate) after: Vec<u64>,
+}
+
+fn affinity(process: &Process, at: &str) -> Result<Affinity, Error> {
+    let Some(spec) = process.exec_cpu_affinity() else { return Ok(Affinity::default()) };
+    let list = |field: &str, text: &Option<String>| {
+        number_list::parse(text.as_deref().unwrap_or("")).map_err(|reason| Error::Spec {
+            field: format!("{at}.execCPUAffinity.{field}"),
+            reason,
+        })
+    };
+    let before = list("initial", spec.initial())?;
+    Ok(Affinity { before, after: list("final", spec.cpu_affinity_final())? })
 }
 
 impl ProcessPlan {
@@ -138,7 +183,6 @@ impl ProcessPlan {
         if !process.cwd().is_absolute() {
             return Err(refuse("cwd", "must be an absolute path"));
         }
-        unsupported(process, at)?;
         Ok(Self {
             search: search.unwrap_or("").split(':').map(str::to_owned).collect(),
             cwd: process.cwd().clone(),
@@ -151,21 +195,13 @@ impl ProcessPlan {
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
             oom_score_adj: process.oom_score_adj(),
             io_priority: process.io_priority().map(|io| io_priority(io, at)).transpose()?,
-            scheduler: process.scheduler().as_ref().map(scheduler),
+            scheduler: process.scheduler().as_ref().map(|s| scheduler(s, at)).transpose()?,
+            affinity: affinity(process, at)?,
             apparmor: process.apparmor_profile().clone().filter(|name| !name.is_empty()),
             selinux: process.selinux_label().clone().filter(|label| !label.is_empty()),
             args,
             env,
         })
-    }
-}
-
-/// Fields that this version does not carry out are an error, never silence.
-fn unsupported(process: &Process, at: &str) -> Result<(), Error> {
-    let asked = [("execCPUAffinity", process.exec_cpu_affinity().is_some())];
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(Error::Unsupported { what: format!("{at}.{field}") }),
-        None => Ok(()),
     }
 }
 

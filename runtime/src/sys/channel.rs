@@ -177,7 +177,16 @@ impl Channel {
 
     /// Comes to the socket that listens in `dir`.
     pub(crate) fn connect(dir: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
-        let fd = socket(libc::SOCK_SEQPACKET)?;
+        Self::connect_as(libc::SOCK_SEQPACKET, dir, name)
+    }
+
+    /// The same to somebody else's socket, which keeps no boundaries.
+    pub(crate) fn connect_stream(dir: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
+        Self::connect_as(libc::SOCK_STREAM, dir, name)
+    }
+
+    fn connect_as(kind: libc::c_int, dir: BorrowedFd<'_>, name: &str) -> io::Result<Self> {
+        let fd = socket(kind)?;
         let (address, length) = address(dir, name)?;
         // SAFETY: `address` is a whole sockaddr_un of the length given and lives through the call.
         check(i64::from(unsafe {

@@ -10,9 +10,11 @@ pub(crate) mod exec;
 pub(crate) mod foreground;
 pub(crate) mod mount;
 pub(crate) mod net;
+pub(crate) mod netlink;
 pub(crate) mod path;
 pub(crate) mod process;
 pub(crate) mod sealed;
+pub(crate) mod tree;
 pub(crate) mod tty;
 
 use std::ffi::CString;

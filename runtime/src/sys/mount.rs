@@ -33,6 +33,14 @@ pub(crate) struct Attributes {
     pub(crate) userns_fd: u64,
 }
 
+/// An attribute: owners are seen through the user namespace of `userns_fd`.
+pub(crate) const MAPPED: u64 = 0x10_0000;
+
+/// A descriptor as [`Attributes`] have it; it must stay open until they are set.
+pub(crate) fn raw(fd: BorrowedFd<'_>) -> u64 {
+    fd.as_raw_fd() as u64
+}
+
 /// A detached copy of the mount at `path`; a last symbolic link is followed.
 pub(crate) fn clone_path(path: &Path, depth: Depth) -> io::Result<OwnedFd> {
     open_tree(libc::AT_FDCWD, &c_path(path)?, 0, depth)

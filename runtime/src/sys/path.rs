@@ -58,6 +58,8 @@ pub(crate) enum FileKind {
     Regular,
     Link,
     CharDevice { major: u32, minor: u32 },
+    BlockDevice { major: u32, minor: u32 },
+    Fifo,
     Other,
 }
 
@@ -212,6 +214,8 @@ pub(crate) fn make_node(
 pub(crate) const CHAR_DEVICE: u32 = libc::S_IFCHR;
 pub(crate) const BLOCK_DEVICE: u32 = libc::S_IFBLK;
 pub(crate) const FIFO: u32 = libc::S_IFIFO;
+/// All bits of a file's type.
+pub(crate) const KIND_BITS: u32 = libc::S_IFMT;
 
 /// symlinkat.
 pub(crate) fn make_link(target: &Path, dir: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
@@ -288,6 +292,11 @@ pub(crate) fn facts(fd: BorrowedFd<'_>) -> io::Result<FileFacts> {
             major: libc::major(stat.st_rdev),
             minor: libc::minor(stat.st_rdev),
         },
+        libc::S_IFBLK => FileKind::BlockDevice {
+            major: libc::major(stat.st_rdev),
+            minor: libc::minor(stat.st_rdev),
+        },
+        libc::S_IFIFO => FileKind::Fifo,
         _ => FileKind::Other,
     };
     Ok(FileFacts {

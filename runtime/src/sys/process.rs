@@ -213,6 +213,14 @@ pub(crate) fn open_namespace(path: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Of which type a namespace is.
+pub(crate) fn namespace_kind(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    const NS_GET_NSTYPE: u64 = 0xb703;
+    // SAFETY: the call takes no argument; the descriptor is borrowed for it.
+    let kind = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) };
+    Ok(check(i64::from(kind))? as u64)
+}
+
 /// Starts a session; the process leaves its terminal.
 pub(crate) fn setsid() -> io::Result<()> {
     // SAFETY: no conditions.
@@ -257,4 +265,41 @@ pub(crate) fn reset_affinity() {
     unsafe {
         libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&all), all.as_ptr());
     }
+}
+
+/// On which processors this process may run, 64 a word.
+pub(crate) fn affinity() -> io::Result<Vec<u64>> {
+    let mut mask = vec![0u64; 128];
+    // SAFETY: pointer and length are of one live buffer; pid 0 is this process.
+    let bytes = check(unsafe {
+        libc::syscall(libc::SYS_sched_getaffinity, 0, mask.len() * 8, mask.as_mut_ptr())
+    })?;
+    mask.truncate((bytes as usize).div_ceil(8));
+    Ok(mask)
+}
+
+/// Sets on which processors this process may run.
+pub(crate) fn set_affinity(mask: &[u64]) -> io::Result<()> {
+    // SAFETY: pointer and length are of one live slice; pid 0 is this process.
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, mask.len() * 8, mask.as_ptr()) })?;
+    Ok(())
+}
+
+/// Sets from which memory nodes this process allocates.
+pub(crate) fn set_memory_policy(mode: u32, nodes: &[u64]) -> io::Result<()> {
+    // The kernel takes one off the number of bits.
+    let (pointer, bits) = match nodes.is_empty() {
+        true => (std::ptr::null(), 0),
+        false => (nodes.as_ptr(), nodes.len() * 64 + 1),
+    };
+    // SAFETY: the mask has as many bits as are said, and lives through the call; null with 0.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, pointer, bits) })?;
+    Ok(())
+}
+
+/// The kernel's version: major and minor.
+pub(crate) fn kernel_version() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }

@@ -13,7 +13,7 @@ mod arguments;
 mod table;
 
 use crate::spec::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSyscall,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,7 @@ const TRAP: u32 = 0x0003_0000;
 const ERRNO: u32 = 0x0005_0000;
 const TRACE: u32 = 0x7ff0_0000;
 const LOG: u32 = 0x7ffc_0000;
+const NOTIFY: u32 = 0x7fc0_0000;
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
@@ -44,6 +45,18 @@ const AUDIT_I386: u32 = 0x4000_0003;
 const AUDIT_AARCH64: u32 = 0xc000_00b7;
 /// Set in the numbers of x32, which has x86_64's architecture.
 const X32_BIT: u32 = 0x4000_0000;
+
+/// The flag that makes a listener.
+const NEW_LISTENER: u64 = 8;
+/// With a listener: only a deadly signal ends a call that is being answered.
+const WAIT_KILLABLE: u64 = 32;
+
+impl Filter {
+    /// Whether calls are put before an agent, so that installing gives a listener.
+    pub(crate) fn asks(&self) -> bool {
+        self.flags & NEW_LISTENER != 0
+    }
+}
 
 /// The kernel takes no longer programs.
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -81,12 +94,13 @@ struct Range {
 
 /// Compiles; errors name the field.
 pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Filter, Error> {
-    let flags = flags(profile)?;
     let default = result(
         profile.default_action(),
         profile.default_errno_ret(),
-        "linux.seccomp.defaultAction",
+        "linux.seccomp",
+        "defaultErrnoRet",
     )?;
+    let flags = flags(profile, asks(profile)?);
     let named = profile.architectures().as_deref().unwrap_or(&[]);
     let mut program = vec![op(LOAD, 0, 0, AT_ARCHITECTURE)];
     if cfg!(target_arch = "x86_64") {
@@ -146,28 +160,71 @@ fn jump_unless_equal(program: &mut Vec<u64>, value: u32, length: usize) -> Resul
     Ok(())
 }
 
-fn flags(profile: &LinuxSeccomp) -> Result<u64, Error> {
-    if profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
-        return Err(Error::Unsupported { what: "linux.seccomp.listenerPath".to_owned() });
+/// Whether an agent is asked about some calls; and if so, that it can be.
+fn asks(profile: &LinuxSeccomp) -> Result<bool, Error> {
+    let refuse = |field: &str, reason: &str| {
+        Err(Error::Spec { field: format!("linux.seccomp.{field}"), reason: reason.to_owned() })
+    };
+    let has_agent = profile.listener_path().as_ref().is_some_and(|p| !p.as_os_str().is_empty());
+    if profile.listener_metadata().is_some() && !has_agent {
+        return refuse("listenerMetadata", "is only for a listenerPath");
     }
-    Ok(profile.flags().iter().flatten().fold(0, |bits, flag| {
+    let notify = LinuxSeccompAction::ScmpActNotify;
+    let entries = profile.syscalls().as_deref().unwrap_or(&[]);
+    if profile.default_action() != notify && !entries.iter().any(|one| one.action() == notify) {
+        return Ok(false);
+    }
+    if !has_agent {
+        return refuse("listenerPath", "is needed for SCMP_ACT_NOTIFY");
+    }
+    // The process passes its listener on when the filter is in force already.
+    let passes = |action| {
+        matches!(action, LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog)
+    };
+    let named = |one: &&LinuxSyscall| one.names().iter().any(|name| name == "sendmsg");
+    let allowed = match entries.iter().find(named) {
+        Some(one) => passes(one.action()) && one.args().as_ref().is_none_or(Vec::is_empty),
+        None => passes(profile.default_action()),
+    };
+    match allowed {
+        true => Ok(true),
+        false => refuse(
+            "syscalls",
+            "with SCMP_ACT_NOTIFY sendmsg must be allowed: by it the runtime passes the listener on",
+        ),
+    }
+}
+
+fn flags(profile: &LinuxSeccomp, asks: bool) -> u64 {
+    let start = if asks { NEW_LISTENER } else { 0 };
+    profile.flags().iter().flatten().fold(start, |bits, flag| {
         bits | match flag {
             // The process has one thread.
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => 2,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 4,
             // Only means something with a listener.
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if asks => WAIT_KILLABLE,
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
         }
-    }))
+    })
 }
 
-fn result(action: LinuxSeccompAction, errno: Option<u32>, field: &str) -> Result<u32, Error> {
-    let number = errno.unwrap_or(EPERM);
-    if number > 0xffff {
-        let reason = format!("errnoRet {number} is no error number");
-        return Err(Error::Spec { field: field.to_owned(), reason });
-    }
+fn result(
+    action: LinuxSeccompAction,
+    errno: Option<u32>,
+    at: &str,
+    field: &str,
+) -> Result<u32, Error> {
+    let refuse = |reason: String| Err(Error::Spec { field: format!("{at}.{field}"), reason });
+    let takes_number =
+        matches!(action, LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace);
+    let number = match errno {
+        Some(_) if !takes_number => return refuse(format!("{action} has no error number")),
+        Some(number) if number > 0xffff => return refuse(format!("{number} is no error number")),
+        Some(number) => number,
+        None => EPERM,
+    };
     Ok(match action {
         LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => KILL_THREAD,
         LinuxSeccompAction::ScmpActKillProcess => KILL_PROCESS,
@@ -176,9 +233,7 @@ fn result(action: LinuxSeccompAction, errno: Option<u32>, field: &str) -> Result
         LinuxSeccompAction::ScmpActTrace => TRACE | number,
         LinuxSeccompAction::ScmpActLog => LOG,
         LinuxSeccompAction::ScmpActAllow => ALLOW,
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(Error::Unsupported { what: format!("{field}: SCMP_ACT_NOTIFY") });
-        }
+        LinuxSeccompAction::ScmpActNotify => NOTIFY,
     })
 }
 
@@ -191,7 +246,11 @@ fn ranges(profile: &LinuxSeccomp, column: Column, default: u32) -> Result<Vec<Ra
     let mut calls: std::collections::BTreeMap<u32, Range> = std::collections::BTreeMap::new();
     for (index, entry) in profile.syscalls().iter().flatten().enumerate() {
         let field = format!("linux.seccomp.syscalls[{index}]");
-        let given = result(entry.action(), entry.errno_ret(), &field)?;
+        let given = result(entry.action(), entry.errno_ret(), &field, "errnoRet")?;
+        if entry.names().is_empty() {
+            let reason = "names no system call".to_owned();
+            return Err(Error::Spec { field: format!("{field}.names"), reason });
+        }
         for (at, name) in entry.names().iter().enumerate() {
             let numbers = table::find(name).ok_or_else(|| Error::Spec {
                 field: format!("{field}.names[{at}]"),

@@ -118,15 +118,35 @@ fn what_is_wrong_is_named() {
     );
     assert_eq!(
         with(r#"{"names":["read"],"action":"SCMP_ACT_ERRNO","errnoRet":70000}"#),
-        "linux.seccomp.syscalls[0]"
+        "linux.seccomp.syscalls[0].errnoRet"
     );
+    assert_eq!(
+        with(r#"{"names":["read"],"action":"SCMP_ACT_ALLOW","errnoRet":1}"#),
+        "linux.seccomp.syscalls[0].errnoRet"
+    );
+    assert_eq!(with(r#"{"names":[],"action":"SCMP_ACT_LOG"}"#), "linux.seccomp.syscalls[0].names");
     assert_eq!(
         with(
             r#"{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}"#
         ),
         "linux.seccomp.syscalls[0].args"
     );
-    assert!(with(r#"{"names":["read"],"action":"SCMP_ACT_NOTIFY"}"#).contains("NOTIFY"));
+    let notify = r#"{"names":["read"],"action":"SCMP_ACT_NOTIFY"}"#;
+    assert_eq!(with(notify), "linux.seccomp.listenerPath");
+    assert_eq!(
+        field(r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerMetadata":"x"}"#),
+        "linux.seccomp.listenerMetadata"
+    );
+    for (default, more) in [
+        ("SCMP_ACT_ERRNO", ""),
+        ("SCMP_ACT_NOTIFY", ""),
+        ("SCMP_ACT_ALLOW", r#",{"names":["sendmsg"],"action":"SCMP_ACT_TRAP"}"#),
+    ] {
+        let json = format!(
+            r#"{{"defaultAction":"{default}","listenerPath":"/a","syscalls":[{notify}{more}]}}"#
+        );
+        assert_eq!(field(&json), "linux.seccomp.syscalls", "{json}");
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
