@@ -23,6 +23,14 @@ fn main() {
         ("bad_configs_are_refused_by_field", bad_configs_are_refused_by_field),
         ("an_ordinary_user_runs_containers", an_ordinary_user_runs_containers),
         ("cgroup_v2_alone", cgroup_v2_alone),
+        ("help_of_every_command", help_of_every_command),
+        ("kill_and_delete_without_a_pid_namespace", kill_and_delete_without_a_pid_namespace),
+        ("exec_in_a_cgroup_below", exec_in_a_cgroup_below),
+        ("update_in_every_way", update_in_every_way),
+        ("events_in_the_form_of_runc", events_in_the_form_of_runc),
+        ("a_created_container_ends_by_term", a_created_container_ends_by_term),
+        ("a_cgroup_in_use_is_refused", a_cgroup_in_use_is_refused),
+        ("home_and_process_json", home_and_process_json),
     ]);
 }
 
@@ -77,12 +85,14 @@ impl Runtime {
 
     /// Created without pipes that its init would keep open.
     fn create(&self, id: &str) -> Check {
-        let status = self
-            .command(&["create", "--pid-file", "pid", id])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()?;
-        if status.success() { Ok(()) } else { Err("create failed".into()) }
+        self.detached(&["create", "--pid-file", "pid", id])
+    }
+
+    /// For what leaves a process behind, which must not hold a pipe that is read to its end.
+    fn detached(&self, args: &[&str]) -> Check {
+        let mut command = self.command(args);
+        let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        if status.success() { Ok(()) } else { Err(format!("{args:?} failed").into()) }
     }
 }
 
@@ -404,4 +414,234 @@ fn cgroup_v2_alone() -> Check {
     );
     r.world.has(&text, &own)?;
     r.world.has(&text, "gone\n")
+}
+
+impl Runtime {
+    /// A file of the container's cgroup, by its names on v1 and on v2.
+    fn cgroup(&self, controller: &str, v1: &str, v2: &str) -> PathBuf {
+        let top = PathBuf::from("/sys/fs/cgroup");
+        let below = format!("wharf-test/{}", self.world.id);
+        match top.join("cgroup.controllers").exists() {
+            true => top.join(below).join(v2),
+            false => top.join(controller).join(below).join(v1),
+        }
+    }
+
+    fn value(&self, controller: &str, v1: &str, v2: &str) -> Check<String> {
+        let path = self.cgroup(controller, v1, v2);
+        let text =
+            std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(text.trim().to_owned())
+    }
+}
+
+fn help_of_every_command() -> Check {
+    let r = Runtime::new()?;
+    let all = r.good(&["--help"])?;
+    for name in [
+        "checkpoint",
+        "create",
+        "delete",
+        "events",
+        "exec",
+        "features",
+        "kill",
+        "list",
+        "pause",
+        "ps",
+        "restore",
+        "resume",
+        "run",
+        "spec",
+        "start",
+        "state",
+        "update",
+    ] {
+        r.world.has(&all, &format!("\n   {name} "))?;
+        r.world.has(&r.good(&[name, "--help"])?, &format!("wharf-runtime {name} - "))?;
+    }
+    r.world.has(&r.bad(&["state"])?.1, "requires exactly 1 argument")?;
+    r.world.has(&r.bad(&["nope"])?.1, "No help topic for 'nope'")?;
+    r.world.has(&r.bad(&["state", "--nope", "c"])?.1, "flag provided but not defined: -nope")?;
+    r.world.has(&r.good(&["--version"])?, "spec: 1.")
+}
+
+/// The init's end takes nobody along: all must be found by the cgroup.
+fn kill_and_delete_without_a_pid_namespace() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "1000"]);
+    let namespaces = r.world.spec["linux"]["namespaces"].as_array_mut().ok_or("no namespaces")?;
+    namespaces.retain(|one| one["type"] != "pid");
+    r.save()?;
+    let procs = |r: &Runtime| r.value("pids", "cgroup.procs", "cgroup.procs");
+    for end in [&["kill", "c", "KILL"][..], &["delete", "c"], &["delete", "--force", "c"]] {
+        r.create("c")?;
+        r.good(&["start", "c"])?;
+        let init = std::fs::read_to_string(r.world.path("pid"))?;
+        r.detached(&["exec", "-d", "c", "sleep", "1000"])?;
+        Command::new("kill").args(["-9", &init]).status()?;
+        world::until("the init's end", || Ok(r.status("c")? == "stopped"))?;
+        r.world.same("others live", procs(&r)?.lines().count(), 1)?;
+        r.good(end)?;
+        if end[0] == "kill" {
+            world::until("their end", || Ok(procs(&r)?.is_empty()))?;
+            r.good(&["delete", "c"])?;
+        }
+        r.world.same("left", r.root().join("c").exists() || r.world.cgroup_exists(), false)?;
+    }
+    Ok(())
+}
+
+fn exec_in_a_cgroup_below() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "1000"]);
+    r.save()?;
+    r.create("c")?;
+    r.good(&["start", "c"])?;
+    let v2 = PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists();
+    let place = if v2 { "sub" } else { "pids:sub" };
+    r.world.has(&r.bad(&["exec", "--cgroup", "..", "c", "true"])?.1, "bad sub cgroup path")?;
+    r.world.has(&r.bad(&["exec", "--cgroup", place, "c", "true"])?.1, "no such file")?;
+    r.world.has(&r.bad(&["exec", "--cgroup", "nope:/", "c", "true"])?.1, "unknown controller")?;
+    let dir = r.cgroup("pids", "sub", "sub");
+    std::fs::create_dir(&dir)?;
+    r.detached(&["exec", "-d", "--pid-file", "p2", "--cgroup", place, "c", "sleep", "1000"])?;
+    let pid = std::fs::read_to_string(r.world.path("p2"))?;
+    let inside = std::fs::read_to_string(dir.join("cgroup.procs"))?;
+    r.world.same("pid", inside.trim(), pid.trim())?;
+    r.good(&["exec", "--cgroup", "/", "c", "true"])?;
+    r.good(&["delete", "--force", "c"])?;
+    r.world.same("left", r.root().join("c").exists() || r.world.cgroup_exists(), false)
+}
+
+fn update_in_every_way() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "1000"]);
+    r.world.spec["linux"]["resources"]["memory"] = json!({"limit": 33_554_432});
+    r.world.spec["linux"]["resources"]["cpu"] =
+        json!({"quota": 50_000, "period": 100_000, "shares": 1024});
+    r.world.spec["linux"]["resources"]["pids"] = json!({"limit": 20});
+    r.save()?;
+    r.create("c")?;
+    r.good(&["start", "c"])?;
+    let v2 = PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists();
+    let memory = |r: &Runtime| r.value("memory", "memory.limit_in_bytes", "memory.max");
+    let pids = |r: &Runtime| r.value("pids", "pids.max", "pids.max");
+    let cpu = |r: &Runtime| -> Check<String> {
+        if v2 {
+            return r.value("cpu", "", "cpu.max");
+        }
+        let quota = r.value("cpu", "cpu.cfs_quota_us", "")?.replace("-1", "max");
+        Ok(format!("{quota} {}", r.value("cpu", "cpu.cfs_period_us", "")?))
+    };
+    r.world.same("at first", (memory(&r)?, pids(&r)?), ("33554432".into(), "20".into()))?;
+    r.world.same(
+        "shares",
+        r.value("cpu", "cpu.shares", "cpu.weight")?,
+        if v2 { "100" } else { "1024" }.into(),
+    )?;
+    // Flags may follow the id.
+    r.good(&["update", "c", "--memory", "50M", "--pids-limit", "0"])?;
+    r.world.same("a unit, and 0", (memory(&r)?, pids(&r)?), ("52428800".into(), "1".into()))?;
+    r.good(&["update", "--pids-limit", "-1", "c"])?;
+    r.world.same("no limit", pids(&r)?.as_str(), "max")?;
+    r.good(&["update", "--cpu-period", "50000", "c"])?;
+    r.world.same("period alone", cpu(&r)?.as_str(), "50000 50000")?;
+    r.good(&["update", "--cpu-quota", "20000", "c"])?;
+    r.world.same("quota alone", cpu(&r)?.as_str(), "20000 50000")?;
+    r.good(&["update", "--cpu-quota", "-1", "c"])?;
+    r.world.same("no quota", cpu(&r)?.as_str(), "max 50000")?;
+    r.good(&["update", "--memory", "-1", "c"])?;
+    r.world.same("no limit of memory", memory(&r)? == "52428800", false)?;
+    let file = r.world.path("r.json");
+    std::fs::write(&file, r#"{"memory": {"limit": 41943040}, "pids": {"limit": 7}}"#)?;
+    r.good(&["update", "--resources", "r.json", "c"])?;
+    r.world.same("a file", (memory(&r)?, pids(&r)?), ("41943040".into(), "7".into()))?;
+    r.world.has(&r.bad(&["update", "--memory", "lots", "c"])?.1, "invalid value for memory")?;
+    std::fs::write(&file, r#"{"memory": {"limit": "x"}}"#)?;
+    r.world.has(&r.bad(&["update", "-r", "r.json", "c"])?.1, "memory.limit")?;
+    if v2 {
+        std::fs::write(&file, r#"{"memory": {"limit": 1024, "checkBeforeUpdate": true}}"#)?;
+        r.world.has(&r.bad(&["update", "-r", "r.json", "c"])?.1, "rejecting memory limit")?;
+        std::fs::write(&file, r#"{"unified": {"memory.high": "20971520"}}"#)?;
+        r.good(&["update", "-r", "r.json", "c"])?;
+        r.world.same("unified", r.value("", "", "memory.high")?.as_str(), "20971520")?;
+    }
+    r.world.same("status", r.status("c")?.as_str(), "running")
+}
+
+fn events_in_the_form_of_runc() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "1000"]);
+    r.world.spec["linux"]["resources"]["memory"] = json!({"limit": 16_777_216, "swap": 16_777_216});
+    r.save()?;
+    r.create("c")?;
+    r.good(&["start", "c"])?;
+    let text = r.good(&["events", "--stats", "c"])?;
+    r.world.same("order", text.starts_with(r#"{"type":"stats","id":"c","data":{"#), true)?;
+    let log = std::fs::File::create(r.world.path("events"))?;
+    let mut events = r.command(&["events", "--interval", "100ms", "c"]).stdout(log).spawn()?;
+    let read = || std::fs::read_to_string(r.world.path("events"));
+    patiently("figures", || Ok(read()?.lines().count() > 1))?;
+    let _ =
+        r.call(&["exec", "c", "sh", "-c", "head -c 64000000 /dev/zero | tail -n 1 >/dev/null"])?;
+    patiently("word of a kill", || Ok(read()?.contains(r#"{"type":"oom","id":"c"}"#)))?;
+    r.good(&["delete", "--force", "c"])?;
+    r.world.same("ends with the container", events.wait()?.success(), true)
+}
+
+/// Longer than the others wait: a machine under load starts programs slowly.
+fn patiently(what: &str, mut done: impl FnMut() -> Check<bool>) -> Check {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !done()? {
+        if std::time::Instant::now() > end {
+            return Err(format!("waited in vain for {what}").into());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn a_created_container_ends_by_term() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "1000"]);
+    r.save()?;
+    r.create("c")?;
+    r.good(&["kill", "c"])?;
+    patiently("its end", || Ok(r.status("c")? == "stopped"))?;
+    r.good(&["delete", "c"]).map(drop)
+}
+
+fn a_cgroup_in_use_is_refused() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "1000"]);
+    r.save()?;
+    r.create("c")?;
+    r.good(&["start", "c"])?;
+    r.world.has(&r.bad(&["run", "d"])?.1, "container's cgroup is not empty")?;
+    r.world.same("the first one lives", r.status("c")?.as_str(), "running")
+}
+
+fn home_and_process_json() -> Check {
+    let mut r = Runtime::new()?;
+    std::fs::create_dir_all(r.world.root().join("etc"))?;
+    std::fs::write(r.world.root().join("etc/passwd"), "u:x:7:7::/home/u:/bin/sh\n")?;
+    r.world.args(&["sleep", "1000"]);
+    r.world.spec["process"]["env"] = json!(["PATH=/bin", "A=1", "A=2"]);
+    r.save()?;
+    r.create("c")?;
+    r.good(&["start", "c"])?;
+    let env = |r: &Runtime, user: &str| r.good(&["exec", "-u", user, "c", "env"]);
+    let text = env(&r, "7")?;
+    r.world.has(&text, "HOME=/home/u\n")?;
+    r.world.same("twice", (text.contains("A=1"), text.contains("A=2")), (false, true))?;
+    r.world.has(&env(&r, "8")?, "HOME=/\n")?;
+    // Capabilities and no_new_privs are the container's where the file says nothing.
+    let process = json!({"cwd": "/", "env": ["PATH=/bin", "HOME="], "args": ["sh", "-c",
+        "echo $HOME; grep -E 'NoNewPrivs|CapBnd' /proc/self/status"]});
+    std::fs::write(r.world.path("p.json"), process.to_string())?;
+    let text = r.good(&["exec", "--process", "p.json", "c"])?;
+    r.world.has(&text, "/\n")?;
+    r.world.has(&text, "NoNewPrivs:\t1")?;
+    r.world.has(&text, "CapBnd:\t0000000008000020")
 }

@@ -15,7 +15,7 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 tree=${WHARF_VM_TREE:-}
 if [ -z "$tree" ]; then
     tree=$work/tree
-    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,jq,procps,criu bookworm "$tree" \
+    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,jq,procps,criu,iptables bookworm "$tree" \
         "${WHARF_VM_MIRROR:-http://deb.debian.org/debian}" >"$work/log" || { tail "$work/log" >&2; exit 1; }
 fi
 root=$work/root
@@ -47,4 +47,6 @@ done
 truncate -s 1G "$work/disk"
 mke2fs -q -t ext4 -d "$root" "$work/disk"
 tests/vm/run.sh --root "$work/disk" --memory 2048 --deadline "${VM_DEADLINE:-400}" \
-    --module inet_diag --module unix_diag --module netlink_diag --module packet_diag --module tcp_diag --module udp_diag
+    --module inet_diag --module unix_diag --module netlink_diag --module af_packet_diag --module tcp_diag \
+    --module udp_diag --module raw_diag --module tun --module veth --module nf_tables --module nfnetlink \
+    --module nft_compat --module xt_mark

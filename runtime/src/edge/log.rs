@@ -20,7 +20,7 @@ impl Log {
         self.write("error", text);
         if self.file.is_some() {
             // Callers that read the log still show this to people.
-            let _ = writeln!(std::io::stderr(), "wharf-runtime: {text}");
+            let _ = writeln!(std::io::stderr(), "wharf-runtime: error: {text}");
         }
     }
 
@@ -46,7 +46,7 @@ impl Log {
             }
             (false, Some(_)) => format!("time={:?} level={level} msg={text:?}\n", now()),
             (false, None) if self.debug => format!("time={:?} level={level} msg={text:?}\n", now()),
-            (false, None) => format!("wharf-runtime: {text}\n"),
+            (false, None) => format!("wharf-runtime: {level}: {text}\n"),
         };
         // A log that can't be written has nobody to be told.
         let _ = match &self.file {

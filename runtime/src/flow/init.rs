@@ -106,11 +106,12 @@ impl Init<'_> {
     pub(crate) fn run(&self) -> Result<Infallible, Failure> {
         let mut warnings = Vec::new();
         let (program, pty) = self.set_up(&mut warnings)?;
+        // Before anybody can know of it, so that none is lost.
+        crate::sys::exec::end_on_signals().step(|| "handle signals")?;
         self.channel
             .send(&Message::Ready { warnings }.encode(), pty.as_ref().map(|pty| pty.as_fd()))
             .step(|| "say that the container is ready")?;
         drop(pty);
-        crate::sys::exec::end_on_signals().step(|| "handle signals")?;
         match &self.options.listener {
             None => self.go(self.channel, &program),
             Some(listener) => {

@@ -78,7 +78,7 @@ impl World {
         for name in [
             "sh", "sleep", "cat", "echo", "ls", "id", "hostname", "grep", "wc", "head", "sed",
             "mount", "mknod", "tty", "stty", "ip", "ln", "mkdir", "true", "touch", "stat",
-            "readlink", "env", "chmod", "uname", "cut", "tr", "sort",
+            "readlink", "env", "chmod", "uname", "cut", "tr", "sort", "tail",
         ] {
             std::os::unix::fs::symlink("busybox", bin.join(name))?;
         }
