@@ -295,3 +295,151 @@ async fn a_refused_image_leaves_nothing() {
     assert!(world.list("content/blobs/sha256").is_empty());
     assert!(!Path::new("/evil").exists());
 }
+
+/// What overlay, the kernel or a later reader would believe if it came from a layer.
+#[test]
+fn attributes_devices_and_doubles_mean_nothing_more_than_files() {
+    if skip(&[]) {
+        return;
+    }
+    let trap = Trap::new();
+    let layer = Layer::new()
+        .pax(&[
+            ("SCHILY.xattr.trusted.overlay.redirect", b"/../../outside"),
+            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+            ("SCHILY.xattr.user.overlay.whiteout", b"y"),
+            ("SCHILY.xattr.user.kept", b"yes"),
+        ])
+        .dir("marked", 0o755)
+        .device(tar::EntryType::Char, "null", 1, 3)
+        .device(tar::EntryType::Block, "disk", 8, 0)
+        .entry(Layer::header(tar::EntryType::Regular, 0o6777), "setuid", b"x")
+        .file("twice", "first")
+        .hard_link("other", "twice")
+        .file("twice", "second")
+        .symlink("turns", "/outside")
+        .dir("turns", 0o755)
+        .file("turns/in", "in")
+        .finish();
+    trap.apply(&layer).expect("nothing of it is wrong");
+    trap.check();
+    let attribute = |path: &str, name: &str| {
+        let mut value = [0; 64];
+        rustix::fs::lgetxattr(trap.inside(path), name, &mut value).ok().map(|n| value[..n].to_vec())
+    };
+    for name in ["trusted.overlay.redirect", "trusted.overlay.opaque", "user.overlay.whiteout"] {
+        assert_eq!(attribute("marked", name), None, "{name}");
+    }
+    assert_eq!(attribute("marked", "user.kept").as_deref(), Some(&b"yes"[..]));
+    let read = |path: &str| fs::read_to_string(trap.inside(path)).expect(path);
+    assert_eq!((read("twice"), read("other")), ("second".into(), "first".into()));
+    assert_eq!(read("turns/in"), "in");
+    assert!(trap.inside("turns").symlink_metadata().expect("turns").is_dir());
+}
+
+#[test]
+fn headers_and_sparse_maps_are_bounded() {
+    if skip(&[]) {
+        return;
+    }
+    let trap = Trap::new();
+    let huge = vec![b'x'; 3 << 20];
+    let long_name = "n".repeat(5000);
+    let deep = format!("{}f", "d/".repeat(5000));
+    let far = format!("1\n{}\n4\n", u64::MAX - 2);
+    let overlapping = "2\n0\n4\n2\n4\n".to_owned();
+    let map = |map: &str| {
+        let mut data = map.as_bytes().to_vec();
+        data.resize(512, 0);
+        data.extend_from_slice(b"datadata");
+        Layer::new()
+            .pax(&[
+                ("GNU.sparse.major", b"1"),
+                ("GNU.sparse.minor", b"0"),
+                ("GNU.sparse.name", b"sparse"),
+                ("GNU.sparse.realsize", b"8"),
+            ])
+            .entry(Layer::header(tar::EntryType::Regular, 0o644), "GNUSparseFile.0/sparse", &data)
+            .finish()
+    };
+    for (what, layer) in [
+        ("a huge record", Layer::new().pax(&[("comment", &huge)]).file("f", "").finish()),
+        ("a huge attribute", {
+            Layer::new().pax(&[("SCHILY.xattr.user.big", &huge)]).file("f", "").finish()
+        }),
+        ("a long name", Layer::new().file(&long_name, "").finish()),
+        ("a deep path", Layer::new().file(&deep, "").finish()),
+        ("an extent beyond all files", map(&far)),
+        ("extents over each other", map(&overlapping)),
+    ] {
+        let error = trap.apply(&layer).err().unwrap_or_else(|| panic!("{what} is accepted"));
+        let kind = error.kind();
+        assert!(
+            [Kind::Invalid, Kind::Corrupt, Kind::Exhausted].contains(&kind),
+            "{what}: {kind:?} {error}"
+        );
+        trap.check();
+    }
+}
+
+/// A frame of Zstandard may ask its reader for a window of gigabytes.
+#[test]
+fn a_window_of_gigabytes_is_refused() {
+    if skip(&[]) {
+        return;
+    }
+    let trap = Trap::new();
+    // Magic number, a descriptor that names no size, a window of 2 GiB, then a raw block.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3];
+    frame.extend_from_slice(&[0x09, 0x00, 0x00, b'x']);
+    let error = trap.apply(&frame).expect_err("a window of 2 GiB");
+    assert!([Kind::Invalid, Kind::Corrupt, Kind::Exhausted].contains(&error.kind()), "{error}");
+    trap.check();
+}
+
+/// Entries in any order, of any kind, through links: the sample of the fuzz target `layer`.
+#[test]
+fn no_bytes_lead_outside() {
+    if skip(&[]) {
+        return;
+    }
+    let seed = Layer::new()
+        .dir("a", 0o755)
+        .symlink("a/up", "../..")
+        .file("a/up/x", "x")
+        .hard_link("a/h", "a/up/x")
+        .file("a/.wh.x", "")
+        .file("a/.wh..wh..opq", "")
+        .pax(&[("path", b"a/p"), ("SCHILY.xattr.user.n", b"v")])
+        .file("p", "p")
+        .finish();
+    let trap = Trap::new();
+    // A small generator, always the same.
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap_or(0)
+    };
+    for _ in 0..400 {
+        let mut layer = seed.clone();
+        for _ in 0..=next() % 6 {
+            let at = next() % layer.len();
+            layer[at] = u8::try_from(next() % 256).unwrap_or(0);
+        }
+        // With its checksum right, more of a changed header is looked at.
+        for header in (0..layer.len()).step_by(512) {
+            let sum: u32 = (0..512)
+                .map(|i| if (148..156).contains(&i) { 32 } else { u32::from(layer[header + i]) })
+                .sum();
+            let is_header = layer[header + 257..header + 262] == *b"ustar";
+            if is_header {
+                layer[header + 148..header + 156]
+                    .copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            }
+        }
+        let _ = trap.apply(&layer);
+        trap.check();
+    }
+}

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a test says why it is skipped")]
 
 mod archives;
+mod gc;
 mod hostile;
 mod layers;
 mod liar;

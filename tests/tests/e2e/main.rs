@@ -15,6 +15,7 @@ mod exec;
 mod figures;
 mod freeze;
 mod harness;
+mod image_spec;
 mod images;
 mod isolation;
 mod life;

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{Containers, Error, launch, machine::State, record::Record, table::Handle};
 use crate::{
     drivers::shims::{Bundle, Shim},
+    faultpoint,
     ids::Namespace,
     services::{
         events::now_unix_ns,
@@ -145,7 +146,10 @@ impl Pause {
         // Before the call: it may take effect and its answer be lost.
         let pause = Self { shim, bundle, runtime: tokio::runtime::Handle::current() };
         match pause.shim.pause().await {
-            Ok(()) => Ok(Some(pause)),
+            Ok(()) => {
+                faultpoint::reach("commit.paused").await;
+                Ok(Some(pause))
+            }
             // It has just ended.
             Err(_) if !matches!(handle.record().state, State::Running(_)) => Ok(None),
             Err(source) => Err(Error::Shim { name: record.name.clone(), source }),

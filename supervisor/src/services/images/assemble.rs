@@ -1,6 +1,6 @@
 //! From a manifest and a source of layers to a recorded image.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use oci_spec::image::ImageConfiguration;
 use tokio::{
@@ -181,11 +181,15 @@ impl Images {
         for record in records {
             ops.put(record.chain_id.to_string().as_bytes(), record)?;
         }
+        let mut losers = HashMap::new();
         for reference in &plan.names {
-            self.take_name(namespace, reference, &id, &mut ops)?;
+            self.take_name(namespace, reference, &id, &mut losers)?;
             image.drop_name(reference);
             image.names.push(Name { reference: reference.clone(), digest: plan.target.clone() });
             ops.put(&key(namespace, reference), &NameRecord { image: id.clone() })?;
+        }
+        for loser in losers.values() {
+            ops.put(&loser.key(), loser)?;
         }
         ops.put(&image.key(), &image)?;
         let mut event =
@@ -199,13 +203,14 @@ impl Images {
         Ok(image)
     }
 
-    /// Takes a name from the image that has it, which may be left dangling.
+    /// Takes a name from the image that has it, which may be left dangling: it is among the `losers`
+    /// then, once however many names it loses, to be put into the same commit.
     pub(super) fn take_name(
         &self,
         namespace: &Namespace,
         reference: &str,
         new_owner: &Digest,
-        ops: &mut Ops,
+        losers: &mut HashMap<Digest, Image>,
     ) -> Result<(), Error> {
         let store = &self.inner.store;
         let Some(name) = store.get::<NameRecord>(&key(namespace, reference))? else {
@@ -214,9 +219,13 @@ impl Images {
         if name.image == *new_owner {
             return Ok(());
         }
-        if let Some(mut other) = store.get::<Image>(&key(namespace, &name.image))? {
-            other.drop_name(reference);
-            ops.put(&other.key(), &other)?;
+        if !losers.contains_key(&name.image)
+            && let Some(other) = store.get::<Image>(&key(namespace, &name.image))?
+        {
+            losers.insert(name.image.clone(), other);
+        }
+        if let Some(loser) = losers.get_mut(&name.image) {
+            loser.drop_name(reference);
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use crate::{
         oci::{Descriptor, Document, MAX_DOCUMENT_BYTES, Manifest, Reference, media},
         pack::{Hashing, Packer},
     },
+    faultpoint,
     ids::Namespace,
 };
 
@@ -116,6 +117,7 @@ impl Images {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => return Err(Error::Cancelled.into()),
         };
+        faultpoint::reach("commit.layer.packed").await;
         check()?;
         let content = self.inner.content.clone();
         let namespace = namespace.clone();
@@ -169,6 +171,7 @@ fn plan(
     let bytes = manifest.to_bytes();
     let manifest_digest = Digest::of(&bytes);
     put(content, &manifest_digest, &bytes)?;
+    faultpoint::reach_blocking("commit.documents.written");
     let document = Blob { digest: manifest_digest.clone(), size_bytes: bytes.len() as u64 };
     Ok(Plan {
         namespace,

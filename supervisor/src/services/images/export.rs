@@ -80,7 +80,11 @@ impl Images {
             return Ok(image);
         }
         let mut ops = Ops::new();
-        self.take_name(namespace, &reference, &image.id, &mut ops)?;
+        let mut losers = std::collections::HashMap::new();
+        self.take_name(namespace, &reference, &image.id, &mut losers)?;
+        for loser in losers.values() {
+            ops.put(&loser.key(), loser)?;
+        }
         let digest = image.digest().clone();
         image.names.push(Name { reference: reference.clone(), digest });
         ops.put(&key(namespace, &reference), &NameRecord { image: image.id.clone() })?;
