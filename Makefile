@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-native test-vm bench lint deps root clean-host fuzz test-vm-systemd
+.PHONY: help build demo test test-native test-vm bench lint deps root clean-host fuzz test-vm-systemd soak soak-shim
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -79,6 +79,16 @@ lint:
 # One decoder of outside bytes, fed with whatever breaks it: make fuzz FUZZ=ttrpc_frames SECONDS=60
 fuzz:
 	@tests/fuzz/run.sh '$(FUZZ)' '$(or $(SECONDS),60)'
+
+# Long runs that look for what is left: make soak SOAK=shim, with EXECS and ROUNDS for less.
+SOAKS := shim
+soak: root build
+	@[ -n '$(filter $(SOAK),$(SOAKS))' ] || { echo 'SOAK is one of: $(SOAKS)' >&2; exit 2; }
+	@$(MAKE) --no-print-directory soak-$(SOAK)
+
+soak-shim:
+	WHARF_SHIM=$(BIN)/wharf-shim EXECS=$(or $(EXECS),100000) ROUNDS=$(or $(ROUNDS),1000) \
+	    $(CARGO) test --release -p wharf-shim --test rounds --test execs
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo 'This starts real containers and needs root: sudo make $(or $(MAKECMDGOALS),test)' >&2; exit 1; }

@@ -1,5 +1,5 @@
-//! Many lives, one after the other: nothing is left of any.
-//! `ROUNDS=1000` for the long run.
+//! Many lives, one after the other: nothing is left of any. A few here; `make soak SOAK=shim` does
+//! `ROUNDS=1000`. Alone in its file: it counts the descriptors of the test itself.
 
 mod support;
 
@@ -21,7 +21,7 @@ fn shims_of_this_test() -> usize {
 #[test]
 fn nothing_is_left() {
     need_host!();
-    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(30);
+    let rounds = number("ROUNDS", 30);
     let mounts = || std::fs::read_to_string("/proc/self/mounts").expect("mounts").lines().count();
     let (mounted, descriptors) = (mounts(), count("/proc/self/fd"));
     for round in 0..rounds {
@@ -43,4 +43,8 @@ fn nothing_is_left() {
     }
     wait_for("all shims to go", || shims_of_this_test() == 0);
     assert_eq!((mounts(), count("/proc/self/fd")), (mounted, descriptors));
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(default)
 }

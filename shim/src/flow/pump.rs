@@ -202,9 +202,17 @@ impl Pump {
                 tools.held.push(self.stream, bytes);
                 0
             }
-            Sink::File { pending, .. } => {
-                pending.extend_from_slice(bytes);
-                self.flush();
+            Sink::File { fd, pending } => {
+                // Straight from the buffer: only what is not taken is copied.
+                let taken = match pending.is_empty().then(|| pipes::write(&*fd, bytes)) {
+                    Some(Ok(Some(count))) => count,
+                    // What is wrong is found again below.
+                    Some(Ok(None) | Err(_)) | None => 0,
+                };
+                if taken < bytes.len() {
+                    pending.extend_from_slice(&bytes[taken..]);
+                    self.flush();
+                }
                 0
             }
             Sink::Log => {

@@ -11,6 +11,7 @@ pub mod wharf;
 pub mod daemons;
 pub mod report;
 pub mod runtimes;
+pub mod shims;
 
 use std::{future::Future, time::Duration};
 

@@ -1,6 +1,6 @@
 //! `make bench`: Wharf and Debian's containerd with runc, then the runtimes alone.
 //!
-//! `--quick` does a little of everything; `--only containerd|wharf|runtimes` leaves the others out.
+//! `--quick` does a little of everything; `--only containerd|wharf|shims|runtimes` leaves the others out.
 //! All peers have their folders in /tmp, on the same disk.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table and its progress")]
@@ -13,6 +13,7 @@ use wharf_tests::{
         daemons::{CALLERS, Peer, Plan},
         report::{Row, daemon_rows, median, median_ms, table},
         runtimes::{self, Bundle},
+        shims,
         wharf::Wharf,
     },
     host,
@@ -39,9 +40,12 @@ async fn main() -> Result<()> {
     let only = args.iter().skip_while(|a| *a != "--only").nth(1).map(String::as_str);
     let image = one_layer_image()?;
     println!("{}", machine());
-    if only != Some("runtimes") {
+    if !matches!(only, Some("runtimes" | "shims")) {
         let with = |name: &str| only.is_none_or(|o| o == name);
         println!("{}", daemons(plan, &image, with("wharf"), with("containerd")).await?);
+    }
+    if only.is_none_or(|o| o == "shims") {
+        println!("{}", shims(quick, &image)?);
     }
     if only.is_none_or(|o| o == "runtimes") {
         println!("{}", alone(plan, &image)?);
@@ -185,6 +189,14 @@ async fn daemons(plan: Plan, image: &Image, wharf: bool, containerd: bool) -> Re
         plan.rounds * plan.execs,
         plan.restarts,
     ))
+}
+
+fn shims(quick: bool, image: &Image) -> Result<String> {
+    let plan = if quick { shims::Plan::QUICK } else { shims::Plan::FULL };
+    eprintln!("shims alone");
+    let programs = shims::all()?;
+    let names: Vec<_> = programs.iter().map(|program| program.name.clone()).collect();
+    Ok(table(&names, &shims::measure(&programs, plan, image, BASE.as_ref())?))
 }
 
 fn alone(plan: Plan, image: &Image) -> Result<String> {
