@@ -297,3 +297,27 @@ fn a_full_disk_holds_output_back_and_loses_none() {
     assert!(support::decode_cri(&all) == expected);
     assert_eq!(client.wait_exit("").exit_code, 0);
 }
+
+#[test]
+fn a_full_disk_may_drop_whole_lines_and_count_them() {
+    need_host!();
+    let world = World::new();
+    let disk = SmallDisk::new(&world);
+    let mut client = world.client();
+    let mut container =
+        Container::sh("yes 0123456789abcdef | head -c 1700000; echo done >&2; exit 3");
+    container.log_path = Some(disk.path.join("log"));
+    container.when_full = wharf::log_target::WhenFull::Drop;
+    world.run(&mut client, &container);
+    assert_eq!(client.wait_exit("").exit_code, 3, "not held up");
+    let info: wharf::InfoResponse = client.wharf("Info", &wharf::InfoRequest {}).expect("answers");
+    assert!(!info.log_blocked);
+    let log = std::fs::read(disk.path.join("log")).expect("log");
+    assert_eq!(log.last(), Some(&b'\n'), "no part of a line");
+    let kept = support::decode_cri(&log);
+    assert!(kept.starts_with(b"0123456789abcdef\n") && kept.len() < 1_700_000);
+    // Each line has a head of 40 bytes or so, which counts as well.
+    let all = log.len() as u64 + info.log_bytes_dropped;
+    let lines = 100_000;
+    assert!(all > 1_700_000 + 30 * lines, "{all} bytes are accounted for");
+}

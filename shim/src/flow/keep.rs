@@ -185,3 +185,39 @@ pub(crate) fn found_in(identity: &Identity) -> Result<Option<Found>, super::Erro
         .map(super::records::StateRecord::found)
         .transpose()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{KeptError, Message};
+
+    /// The form of each released version, which every later program reads. Never edited.
+    const RELEASED: [&str; 1] = [include_str!("../../tests/states/kept-v1.json")];
+
+    fn with(text: &str, count: usize) -> Message {
+        let null = || std::fs::File::open("/dev/null").expect("open").into();
+        Message { state: text.into(), descriptors: (0..count).map(|_| null()).collect() }
+    }
+
+    #[test]
+    fn released_forms_are_read() {
+        for text in RELEASED {
+            let found = with(text, 4).open().expect("understood").expect("something");
+            assert_eq!(found.runtime.pid, 31_153);
+            assert!(found.kept.pidfd.is_some() && found.kept.stdin.is_some());
+            assert_eq!(found.kept.outputs.len(), 2);
+            assert!(found.kept.outputs.iter().all(|output| output.source.is_some()));
+            assert_eq!(found.kept.events.as_deref(), Some("/run/c.ttrpc"));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let [text] = RELEASED;
+        let error = with(text, 3).open().expect_err("one is missing");
+        assert!(matches!(error, KeptError::Descriptors { named: 4, given: 3 }), "{error}");
+        let newer = text.replace("\"version\":1,\"was_started\"", "\"version\":2,\"was_started\"");
+        let error = with(&newer, 4).open().expect_err("newer");
+        assert!(matches!(error, KeptError::Version(2)), "{error}");
+        assert!(with("", 0).open().expect("nothing").is_none());
+    }
+}
