@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-native test-vm bench lint deps root clean-host fuzz test-vm-systemd soak soak-shim
+.PHONY: help build demo test test-native test-vm bench lint deps root clean-host fuzz test-vm-systemd soak soak-shim install
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -47,6 +47,13 @@ endif
 # The program in the demo's image has to be static: the image may hold nothing else.
 	@rustc --edition 2024 -O -C target-feature=+crt-static -o $(BIN)/wharf-demo-init tests/src/bin/wharf-demo-init.rs
 	@cd $(BIN) && ls -sh wharfd wharf wharf-shim wharf-runtime
+
+# Also as containerd's shim: --runtime io.containerd.wharf.v2.
+PREFIX ?= /usr/local
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(BIN)/,wharfd wharf wharf-shim wharf-runtime)
+	ln -sf wharf-shim $(DESTDIR)$(PREFIX)/bin/containerd-shim-wharf-v2
 
 demo: root build
 	@tests/demo.sh $(BIN)
