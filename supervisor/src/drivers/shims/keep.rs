@@ -89,6 +89,8 @@ impl Keeper {
             match receive(&stream, &mut head, &mut descriptors).await {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                // It was killed with bytes of ours unread.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
                 Err(e) => return Err(closed(e)),
             }
             let header = Header::decode(head)
