@@ -30,5 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Not position independent: relocating at every start costs more than a short run should.
     println!("cargo::rustc-link-arg-bins=-no-pie");
     println!("cargo::rustc-link-arg-bins=-static");
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+        // The first instruction is the runtime's (its `sys/early.rs`), not the C library's.
+        println!("cargo::rustc-link-arg-bins=-Wl,--entry=wharf_entry");
+    }
     Ok(())
 }

@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize};
 mod edge;
 mod error;
 mod flow;
+#[cfg(any(test, fuzzing))]
+#[allow(unreachable_pub, reason = "public under cfg(fuzzing)")]
+pub mod fuzzing;
 mod logic;
 pub mod spec;
 #[allow(unsafe_code)]

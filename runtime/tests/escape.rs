@@ -15,6 +15,9 @@ fn main() {
         ("cve_2021_30465_targets_stay_inside", targets_stay_inside),
         ("cve_2019_16884_nothing_over_proc", nothing_over_proc),
         ("cve_2019_19921_proc_through_a_link", proc_through_a_link),
+        ("cve_2023_27561_proc_through_a_volume", proc_through_a_volume),
+        ("cve_2024_21626_no_directory_as_a_stream", no_directory_as_a_stream),
+        ("cve_2025_31133_a_mask_through_a_link", a_mask_through_a_link),
         ("cve_2024_21626_cwd_through_a_descriptor", cwd_through_a_descriptor),
         ("cve_2024_45310_targets_are_made_inside", targets_are_made_inside),
         ("cve_2025_31133_null_that_is_a_link", null_that_is_a_link),
@@ -82,6 +85,61 @@ fn proc_through_a_link() -> Check {
     let error = w.refused()?;
     w.same("kind", error.kind(), ErrorKind::Invalid)?;
     w.has(&error.to_string(), "not a link")
+}
+
+/// The same by way of a volume, which another container could change meanwhile: a link in the image
+/// leads to it, and a decoy for `/proc/self/attr` and `/proc/sys` is in there.
+fn proc_through_a_volume() -> Check {
+    let mut w = World::new()?;
+    let volume = w.path("volume");
+    std::fs::create_dir_all(volume.join("proc/sys/net/ipv4"))?;
+    std::fs::write(volume.join("proc/sys/net/ipv4/ip_forward"), "decoy")?;
+    symlink("volume/proc", w.root().join("proc"))?;
+    if let Some(mounts) = w.spec["mounts"].as_array_mut() {
+        let bind = json!({"destination": "/volume", "source": volume, "options": ["rbind"]});
+        mounts.insert(0, bind);
+    }
+    w.spec["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+    let error = w.refused()?;
+    w.same("kind", error.kind(), ErrorKind::Invalid)?;
+    let decoy = std::fs::read_to_string(volume.join("proc/sys/net/ipv4/ip_forward"))?;
+    w.same("the decoy", decoy.as_str(), "decoy")
+}
+
+/// A standard stream that is open on a directory of the host's would be a door to it.
+fn no_directory_as_a_stream() -> Check {
+    let mut w = World::new()?;
+    w.sh("ls /proc/self/fd/0/../etc/debian_version");
+    let (_, stdout) = std::io::pipe()?;
+    let stdio = Stdio::Fds {
+        stdin: std::fs::File::open("/usr")?.into(),
+        stdout: stdout.try_clone()?.into(),
+        stderr: stdout.into(),
+    };
+    let mut created = w.create(None, stdio)?;
+    let started = created.start();
+    created.task.destroy()?;
+    match started {
+        Err(error) => w.same("kind", error.kind(), ErrorKind::Denied),
+        Ok(()) => Err("it started".into()),
+    }
+}
+
+/// A masked path that the image makes a link to elsewhere: what is covered is inside the root, and
+/// the file of the host's that it names is as it was.
+fn a_mask_through_a_link() -> Check {
+    let mut w = World::new()?;
+    let outside = w.path("outside");
+    std::fs::write(&outside, "untouched")?;
+    symlink(&outside, w.root().join("secret"))?;
+    std::fs::write(w.root().join("plain"), "hidden")?;
+    symlink("plain", w.root().join("link"))?;
+    w.spec["linux"]["maskedPaths"] = json!(["/secret", "/link", "/proc/timer_list"]);
+    w.sh("wc -c <plain; wc -c </proc/timer_list; cat /secret 2>/dev/null || echo nothing");
+    let (out, ended) = w.run()?;
+    w.same("end", ended, Ended::Code(0))?;
+    w.same("covered", out.as_str(), "0\n0\nnothing\n")?;
+    w.same("outside", std::fs::read_to_string(&outside)?.as_str(), "untouched")
 }
 
 fn cwd_through_a_descriptor() -> Check {
@@ -165,9 +223,12 @@ fn exec_shows_no_descriptor() -> Check {
     let created = w.start()?;
     let ready = w.root().join("tmp/ready");
     world::until("the script", || Ok(ready.exists()))?;
-    let process: Process = serde_json::from_value(
-        json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["true"], "env": ["PATH=/bin"]}),
-    )?;
+    // Looked for in forty thousand places, the program is long in coming: that is when a process which
+    // has given its capabilities up already could be looked into.
+    let path = format!("{}/bin", "/n:".repeat(40_000));
+    let process: Process =
+        serde_json::from_value(json!({"user": {"uid": 0, "gid": 0}, "cwd": "/",
+        "args": ["true"], "env": [format!("PATH={path}")]}))?;
     for _ in 0..20 {
         let exec = created.task.exec(&process, world::pipes()?.0)?;
         world::reap_fd(&exec.pidfd)?;

@@ -62,6 +62,13 @@ impl LinuxResources {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl LinuxSeccomp {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        read::document(bytes, "linux.seccomp")
+    }
+}
+
 /// For callers that read JSON with serde; errors name the field all the same.
 fn through_serde<'de, T: read::Read, D: serde::Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     use serde::Deserialize;

@@ -6,6 +6,7 @@
 pub(crate) mod bpf;
 pub(crate) mod channel;
 pub(crate) mod cred;
+mod early;
 pub(crate) mod exec;
 pub(crate) mod foreground;
 pub(crate) mod mount;
