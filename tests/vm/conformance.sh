@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 
 skip='figures\|rounds\|overhead'
 if [ "${1:-}" = --sample ]; then
-    skip="$skip"'\|peers\|stdio\|upgrade\|containerd\|escape'
+    skip="$skip"'\|peers\|stdio\|upgrade\|containerd\|escape\|adopt\|foreign\|engines\|refused\|spec'
     shift
 fi
 

@@ -64,6 +64,7 @@ for _ in $(seq 100); do [ -s rootfs/tmp/n ] && break; sleep 0.1; done
 check "run for a checkpoint" "$(r state cr | jq -r .status)" running
 if criu check -v4 >criu.log 2>&1; then
     r checkpoint --image-path image --work-path work --manage-cgroups-mode ignore cr; check checkpoint $? 0
+    [ $failed = 0 ] || grep -h -B 8 Error work/dump.log
     r state cr >/dev/null 2>&1; check "gone after it" $? 1
     before=$(cat rootfs/tmp/n)
     (tail -f /dev/null | r --log restore.log restore -d --image-path image --work-path work --manage-cgroups-mode ignore cr 2>&1 | cat >/dev/null) &

@@ -49,4 +49,4 @@ mke2fs -q -t ext4 -d "$root" "$work/disk"
 tests/vm/run.sh --root "$work/disk" --memory 2048 --deadline "${VM_DEADLINE:-400}" \
     --module inet_diag --module unix_diag --module netlink_diag --module af_packet_diag --module tcp_diag \
     --module udp_diag --module raw_diag --module tun --module veth --module nf_tables --module nfnetlink \
-    --module nft_compat --module xt_mark
+    --module nft_compat --module xt_mark --module nf_conntrack_netlink

@@ -169,7 +169,8 @@ fn ask(
 ) -> Result<(i32, Option<OwnedFd>), Error> {
     // Nothing of what follows is mounted where the host sees it.
     process::unshare(ns::MOUNT).step(|| "make a mount namespace for criu")?;
-    mount::set_propagation(Path::new("/"), ms::PRIVATE | ms::REC)
+    // Slave, as for a new container: criu gives the root the peers that it had.
+    mount::set_propagation(Path::new("/"), ms::SLAVE | ms::REC)
         .step(|| "cut the mount namespace off")?;
     let root = folder.join(ROOT);
     fs::create_dir(&root).step(|| format!("make {}", root.display()))?;
