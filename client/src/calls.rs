@@ -74,7 +74,11 @@ impl Client {
             with_oci_spec: oci_spec,
             with_size: false,
         };
-        self.unary("Get", QUICK, self.containers().get(request)).await
+        let send = || {
+            let (mut containers, request) = (self.containers(), request.clone());
+            async move { containers.get(request).await }
+        };
+        self.ask("Get", QUICK, send).await
     }
 
     /// All containers that match, newest first, all pages.
@@ -88,7 +92,7 @@ impl Client {
         filter: ContainerFilter,
         with_sizes: bool,
     ) -> Result<Vec<Container>, Error> {
-        let mut containers = self.containers();
+        let containers = self.containers();
         let mut found = Vec::new();
         let mut page_token = String::new();
         loop {
@@ -98,7 +102,11 @@ impl Client {
                 page_token,
                 with_sizes,
             };
-            let answer = self.unary("List", QUICK, containers.list(request)).await?;
+            let send = || {
+                let (mut containers, request) = (containers.clone(), request.clone());
+                async move { containers.list(request).await }
+            };
+            let answer = self.ask("List", QUICK, send).await?;
             found.extend(answer.containers);
             page_token = answer.next_page_token;
             if page_token.is_empty() {
@@ -262,12 +270,16 @@ impl Client {
 
     /// All images whose name holds `filter`, all pages; empty: all.
     pub async fn list_images(&self, filter: &str) -> Result<Vec<Image>, Error> {
-        let mut images = self.images();
+        let images = self.images();
         let mut found = Vec::new();
         let mut page_token = String::new();
         loop {
             let request = ListImagesRequest { filter: filter.to_owned(), page_size: 0, page_token };
-            let answer = self.unary("List images", QUICK, images.list(request)).await?;
+            let send = || {
+                let (mut images, request) = (images.clone(), request.clone());
+                async move { images.list(request).await }
+            };
+            let answer = self.ask("List images", QUICK, send).await?;
             found.extend(answer.images);
             page_token = answer.next_page_token;
             if page_token.is_empty() {
@@ -279,8 +291,12 @@ impl Client {
     /// One image and its config blob, by reference, id or unique prefix of an id.
     pub async fn image(&self, image: &str) -> Result<(Image, String), Error> {
         let request = GetImageRequest { image: image.to_owned() };
-        let answer: GetImageResponse =
-            self.unary("Get image", QUICK, self.images().get(request)).await?;
+        let answer: GetImageResponse = self
+            .ask("Get image", QUICK, || {
+                let (mut images, request) = (self.images(), request.clone());
+                async move { images.get(request).await }
+            })
+            .await?;
         Ok((some("Get image", "the image", answer.image)?, answer.config_json))
     }
 
@@ -373,11 +389,19 @@ impl Client {
 
     /// Who answers.
     pub async fn version(&self) -> Result<VersionResponse, Error> {
-        self.unary("Version", QUICK, self.system().version(VersionRequest {})).await
+        self.ask("Version", QUICK, || {
+            let mut system = self.system();
+            async move { system.version(VersionRequest {}).await }
+        })
+        .await
     }
 
     /// The supervisor and its host.
     pub async fn info(&self) -> Result<InfoResponse, Error> {
-        self.unary("Info", QUICK, self.system().info(InfoRequest {})).await
+        self.ask("Info", QUICK, || {
+            let mut system = self.system();
+            async move { system.info(InfoRequest {}).await }
+        })
+        .await
     }
 }

@@ -34,6 +34,7 @@ mod system;
 mod template;
 mod terminal;
 mod top;
+mod upgrade;
 mod volumes;
 
 use std::process::ExitCode;
@@ -151,6 +152,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         C::Events(args) => events::events(context, args).await,
         C::Info(args) => system::info(context, args).await,
         C::Version(args) => system::version(context, args).await,
+        C::Upgrade(args) => upgrade::upgrade(context, args).await,
         // `flat` has replaced the groups by what is in them.
         C::Container(ContainerCommand { .. })
         | C::Image(ImageCommand { .. })

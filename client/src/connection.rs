@@ -227,6 +227,34 @@ impl Client {
         Error::from_status(call, &self.address, status)
     }
 
+    /// A call that changes nothing, and is asked again when the connection breaks under it.
+    pub(crate) async fn ask<T, F>(
+        &self,
+        call: &'static str,
+        deadline: Duration,
+        send: impl Fn() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut backoff = self.backoff();
+        let mut reached = false;
+        loop {
+            let asked_at = std::time::Instant::now();
+            let error = match self.unary(call, deadline, send()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            // A supervisor that is not there at the first try is not one that restarts.
+            reached |= !matches!(error, Error::Connect { .. });
+            if !reached {
+                return Err(error);
+            }
+            backoff.opened(asked_at);
+            backoff.retry(error).await?;
+        }
+    }
+
     /// One call with one answer, within the deadline.
     pub(crate) async fn unary<T>(
         &self,

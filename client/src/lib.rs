@@ -29,6 +29,7 @@ mod registries;
 mod session;
 mod streams;
 mod transfer;
+mod upgrade;
 
 pub use address::Address;
 pub use connection::{Client, Namespace, Service, Tls, connect, connect_tls};
@@ -37,5 +38,6 @@ pub use registries::{Push, PushEvent};
 pub use session::{Event as SessionEvent, Input, InputSender, Session};
 pub use streams::{EventStream, LogStream, StatsStream};
 pub use transfer::{Export, Import, Pull, PullEvent};
+pub use upgrade::{Upgrade, UpgradeEvent};
 /// The messages of the API.
 pub use wharf_proto::{kind::Kind, v1};

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use wharf_proto::v1::{
     AttachRequest, AttachResponse, AttachStart, CloseStdin, ExecRequest, ExecResponse, ExecStart,
-    attach_request, attach_response, exec_request, exec_response,
+    StdinTaken, attach_request, attach_response, exec_request, exec_response,
 };
 
 use crate::{
@@ -24,8 +24,23 @@ const QUEUE: usize = 4;
 /// What the server sent, and where the output stands after it.
 #[derive(Debug)]
 pub(crate) struct Message {
-    pub(crate) event: Event,
+    /// None for what only the session itself has to know.
+    pub(crate) event: Option<Event>,
     pub(crate) cursor: Option<String>,
+    /// How much of stdin has arrived.
+    pub(crate) stdin: Option<StdinTaken>,
+}
+
+impl From<Event> for Message {
+    fn from(event: Event) -> Self {
+        Self { event: Some(event), cursor: None, stdin: None }
+    }
+}
+
+impl From<StdinTaken> for Message {
+    fn from(taken: StdinTaken) -> Self {
+        Self { event: None, cursor: None, stdin: Some(taken) }
+    }
 }
 
 /// What goes to the server after the opening message.
@@ -95,30 +110,31 @@ fn from_attach(answer: AttachResponse) -> Option<Message> {
     use attach_response::Kind;
     Some(match answer.kind? {
         Kind::Attached(attached) => Message {
-            event: Event::Attached { tty: attached.tty },
             cursor: Some(attached.cursor).filter(|cursor| !cursor.is_empty()),
+            ..Event::Attached { tty: attached.tty }.into()
         },
         Kind::Output(output) => from_output(output),
-        Kind::Exit(exit) => Message { event: Event::Exit(exit), cursor: None },
+        Kind::Exit(exit) => Event::Exit(exit).into(),
+        Kind::StdinTaken(taken) => taken.into(),
     })
 }
 
 fn from_exec(answer: ExecResponse) -> Option<Message> {
     use exec_response::Kind;
     Some(match answer.kind? {
-        Kind::Started(started) => Message {
-            event: Event::Started { exec_id: started.exec_id, pid: started.pid },
-            cursor: None,
-        },
+        Kind::Started(started) => {
+            Event::Started { exec_id: started.exec_id, pid: started.pid }.into()
+        }
         Kind::Output(output) => from_output(output),
-        Kind::Exit(exit) => Message { event: Event::Exit(exit), cursor: None },
+        Kind::Exit(exit) => Event::Exit(exit).into(),
+        Kind::StdinTaken(taken) => taken.into(),
     })
 }
 
 fn from_output(output: wharf_proto::v1::Output) -> Message {
     let stream = output.stream();
     Message {
-        event: Event::Output { stream, data: output.data },
         cursor: Some(output.cursor).filter(|cursor| !cursor.is_empty()),
+        ..Event::Output { stream, data: output.data }.into()
     }
 }

@@ -12,8 +12,9 @@
 //!                           over
 //! ```
 //!
-//! Input is not acknowledged by the API: bytes that were under way when the connection broke may be
-//! lost. That stdin was closed, and the window's last size, are told again.
+//! Input is kept until the supervisor says that the process was given it. When a supervisor hands over
+//! to the next one, it says where it stopped, and the rest is sent again; when it was killed, what it
+//! had not spoken of may be lost. That stdin was closed, and the window's last size, are told again.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -104,7 +105,8 @@ impl Client {
     ///
     /// # Errors
     /// As any call; a break while opening is not retried.
-    pub async fn attach(&self, start: AttachStart) -> Result<Session, Error> {
+    pub async fn attach(&self, mut start: AttachStart) -> Result<Session, Error> {
+        start.tells_stdin = start.stdin;
         Session::open(self.clone(), Target::Attach(start)).await
     }
 
@@ -115,6 +117,7 @@ impl Client {
     pub async fn exec(&self, mut start: ExecStart) -> Result<Session, Error> {
         // Both streams share one order of messages: see `Target::acknowledges`.
         start.acknowledges = !start.open_stdin && !start.detach;
+        start.tells_stdin = start.open_stdin && !start.detach;
         Session::open(self.clone(), Target::Exec(start)).await
     }
 }
@@ -209,13 +212,17 @@ impl Session {
 
     /// None when the event has to be looked into first.
     fn take(&mut self, message: Message) -> Option<Event> {
+        if let Some(taken) = message.stdin {
+            self.outbox.taken(taken);
+        }
         if let Some(cursor) = message.cursor {
             if self.target.acknowledges() {
                 self.outbox.acknowledge(cursor.clone());
             }
             self.target.moved_to(cursor);
         }
-        match &message.event {
+        let event = message.event?;
+        match &event {
             Event::Started { exec_id, .. } => self.target.named(exec_id),
             Event::Exit(exit) => {
                 self.over = true;
@@ -232,7 +239,7 @@ impl Session {
             }
             Event::Attached { .. } | Event::Resumed { .. } => {}
         }
-        Some(message.event)
+        Some(event)
     }
 
     /// Drops the link, or the attempt at one; the error comes back if the session can't go on after
@@ -284,7 +291,8 @@ impl Session {
         self.outbox.reopened();
         self.link = Some(link);
         let after = self.broken_at.take().map(|at| at.elapsed()).unwrap_or_default();
-        let greeting = matches!(message.event, Event::Attached { .. } | Event::Started { .. });
+        let greeting =
+            matches!(message.event, Some(Event::Attached { .. } | Event::Started { .. }));
         let event = self.take(message);
         let input_lost = std::mem::take(&mut self.input_lost);
         Ok(if greeting { Some(Event::Resumed { after, input_lost }) } else { event })
@@ -294,32 +302,45 @@ impl Session {
 impl Session {
     /// The end of a container that was removed (auto_remove) before we came back: the journal has
     /// it still. Output after our cursor is gone with its log.
-    async fn last_word(&self) -> Option<Exit> {
-        let Target::Attach(start) = &self.target else { return None };
-        let request = SubscribeRequest {
-            since: Some(self.opened_at.into()),
-            until: Some(SystemTime::now().into()),
-            topics: ["container.exit", "container.oom"].map(str::to_owned).into(),
-            container: start.container.clone(),
-            ..SubscribeRequest::default()
+    ///
+    /// Borrows nothing while it waits, so that a session can be used in a task of its own.
+    fn last_word(&self) -> impl Future<Output = Option<Exit>> + Send + use<> {
+        let container = match &self.target {
+            Target::Attach(start) => Some(start.container.clone()),
+            Target::Exec(..) => None,
         };
-        let mut events = self.client.events(request).await.ok()?;
-        let mut last = None;
-        let limit = tokio::time::Instant::now() + Duration::from_secs(5);
-        while let Ok(Ok(Some(event))) = tokio::time::timeout_at(limit, events.next()).await {
-            last = Some(event);
-        }
-        let event = last?;
-        let number = |name: &str| event.attributes.get(name)?.parse().ok();
-        Some(Exit {
-            exit_code: number("exitCode")?,
-            signal: number("signal").unwrap_or(0),
-            oom_killed: event.topic == "container.oom",
-            reason: event.attributes.get("reason").cloned().unwrap_or_default(),
-            message: "the container was removed meanwhile".to_owned(),
-            finished_at: event.time,
-        })
+        last_word(self.client.clone(), container, self.opened_at)
     }
+}
+
+async fn last_word(
+    client: Client,
+    container: Option<String>,
+    opened_at: SystemTime,
+) -> Option<Exit> {
+    let request = SubscribeRequest {
+        since: Some(opened_at.into()),
+        until: Some(SystemTime::now().into()),
+        topics: ["container.exit", "container.oom"].map(str::to_owned).into(),
+        container: container?,
+        ..SubscribeRequest::default()
+    };
+    let mut events = client.events(request).await.ok()?;
+    let mut last = None;
+    let limit = tokio::time::Instant::now() + Duration::from_secs(5);
+    while let Ok(Ok(Some(event))) = tokio::time::timeout_at(limit, events.next()).await {
+        last = Some(event);
+    }
+    let event = last?;
+    let number = |name: &str| event.attributes.get(name)?.parse().ok();
+    Some(Exit {
+        exit_code: number("exitCode")?,
+        signal: number("signal").unwrap_or(0),
+        oom_killed: event.topic == "container.oom",
+        reason: event.attributes.get("reason").cloned().unwrap_or_default(),
+        message: "the container was removed meanwhile".to_owned(),
+        finished_at: event.time,
+    })
 }
 
 impl Target {

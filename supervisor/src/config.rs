@@ -179,6 +179,7 @@ struct File {
     cgroup_parent: Option<String>,
     default_network: Option<Network>,
     stop_timeout_seconds: Option<u64>,
+    upgrade_timeout_seconds: Option<u64>,
     container_log: ContainerLog,
     tls: Option<TlsFile>,
     registry_hosts: Option<PathBuf>,
@@ -226,6 +227,7 @@ const KEYS: &[&str] = &[
     "cgroup_parent",
     "default_network",
     "stop_timeout_seconds",
+    "upgrade_timeout_seconds",
     "container_log",
     "container_log.max_bytes",
     "container_log.max_files",
@@ -297,6 +299,8 @@ pub struct Config {
     pub default_network: Network,
     /// Between the stop signal and SIGKILL.
     pub stop_timeout: Duration,
+    /// What a new supervisor has to come up before the old one takes everything back.
+    pub upgrade_timeout: Duration,
     /// A container's log is rotated beyond this size; 0: never.
     pub container_log_max_bytes: u64,
     /// Rotated logs kept.
@@ -356,6 +360,7 @@ impl Config {
             cgroup_parent,
             default_network: file.default_network.unwrap_or(Network::None),
             stop_timeout: Duration::from_secs(file.stop_timeout_seconds.unwrap_or(10)),
+            upgrade_timeout: Duration::from_secs(file.upgrade_timeout_seconds.unwrap_or(20).max(1)),
             container_log_max_bytes: file.container_log.max_bytes.unwrap_or(64 << 20),
             container_log_max_files: file.container_log.max_files.unwrap_or(3),
             tls,

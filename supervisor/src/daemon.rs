@@ -3,17 +3,21 @@
 mod error;
 mod listen;
 mod lock;
+mod notify;
+mod place;
+mod upgrade;
 
 use std::{
     fs,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 pub use error::Error;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 use tonic::transport::Server;
@@ -24,10 +28,14 @@ use wharf_proto::v1::{
 };
 
 use crate::{
-    api::native::{ContainersApi, EventsApi, ImagesApi, RegistriesApi, SystemApi, VolumesApi},
+    api::native::{
+        ContainersApi, EventsApi, ImagesApi, RegistriesApi, SystemApi, VolumesApi,
+        drain::DrainLayer,
+    },
     config::{Address, Config, SnapshotterChoice},
     drivers::{
         content::ContentStore,
+        handover::Message,
         shims::Launcher,
         snapshots::{Native, Overlay, Snapshotter},
     },
@@ -38,12 +46,14 @@ use crate::{
         events::Events,
         images::Images,
         system::System,
+        upgrade::{Drain, Error as UpgradeError, Progress, Upgrades, Wanted},
         volumes::Volumes,
     },
     store::Store,
 };
-use listen::Listener;
-use lock::Lock;
+use place::Place;
+use upgrade::Successor;
+pub use upgrade::identity;
 
 /// Removed containers whose images are still to be looked at.
 const REMOVED_LEN: usize = 64;
@@ -64,14 +74,34 @@ const MAX_WORKERS: usize = 4;
 /// Threads for what blocks, at most; each is there only while it is needed.
 const MAX_BLOCKING: usize = 32;
 
-/// [`run`] in a runtime of its own.
+/// Calls that can't be taken up elsewhere are waited for so long before a hand-over.
+const QUIET_LIMIT: Duration = Duration::from_secs(10);
+/// What calls in flight have to end once no new ones are taken.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// What threads that block have to end before the store can be closed.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a generation ends.
+enum End {
+    /// It was asked to.
+    Asked,
+    /// Another process takes over.
+    HandOver(Successor),
+}
+
+/// Runs until SIGTERM or SIGINT, or until another wharfd has taken over. Containers run on.
 ///
 /// # Errors
-/// As [`run`].
+/// [`Error`] when it can't begin, or its listener fails.
 pub fn main(config: Config) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
+    let config = Arc::new(config);
+    for folder in [&config.root, &config.state] {
+        make_folder(folder)?;
+    }
+    let mut place = Place::find(&config)?;
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cpus.min(MAX_WORKERS))
@@ -80,29 +110,37 @@ pub fn main(config: Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Signals)?;
-    let result = runtime.block_on(run(config));
-    // What blocks may go on for a while; nothing of it is needed.
-    runtime.shutdown_background();
-    result
+    let end = runtime.block_on(run(&config, &mut place));
+    let successor = match end {
+        Ok(End::HandOver(successor)) => successor,
+        other => {
+            // What blocks may go on for a while; nothing of it is needed.
+            runtime.shutdown_background();
+            return other.map(|_| ());
+        }
+    };
+    // Every task ends where it waits, as if the process had been killed there: the next one finds
+    // what is to be finished. With the last of them the store is closed.
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
+    let id = successor.id.clone();
+    match successor.take_over(&config, &place) {
+        Ok(()) => {
+            tracing::info!("another wharfd has taken over");
+            Ok(())
+        }
+        Err(failure) => {
+            tracing::error!(failure, "the upgrade is taken back");
+            Err(place.begin_anew(upgrade::failed(id, failure)))
+        }
+    }
 }
 
-/// Runs until SIGTERM or SIGINT. Containers run on.
-///
-/// # Errors
-/// [`Error`] when it can't begin, or its listener fails.
-pub async fn run(config: Config) -> Result<(), Error> {
-    let config = Arc::new(config);
-    for folder in [&config.root, &config.state] {
-        make_folder(folder)?;
-    }
-    let _root = Lock::take(&config.root)?;
-    let _state = Lock::take(&config.state)?;
+async fn run(config: &Arc<Config>, place: &mut Place) -> Result<End, Error> {
+    let (upgrades, wanted) = Upgrades::new(place.outcome.clone());
     faultpoint::reach("startup.locked").await;
-    let services = assemble(&config)?;
+    let services = assemble(config, upgrades.clone())?;
     faultpoint::reach("startup.assembled").await;
-    let listener = Listener::bind(&config)?;
-    faultpoint::reach("startup.bound").await;
-    tracing::info!(address = %config.address, pid = std::process::id(), "serving");
+    let (switch, drain) = Drain::new();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ContainersServer<ContainersApi>>().await;
     health.set_serving::<ImagesServer<ImagesApi>>().await;
@@ -120,12 +158,14 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let reflection_alpha = described().build_v1alpha().map_err(Error::Reflection)?;
     let Services { events, images, containers, volumes, system } = services;
     let journal = events.clone().keep_bounded();
-    let router = server(&config)?
+    let router = server(config)?
+        .layer(DrainLayer(drain.clone()))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
         .add_service(limited(ContainersServer::new(ContainersApi {
             containers: containers.clone(),
+            drain: drain.clone(),
         })))
         .add_service(RegistriesServer::new(RegistriesApi { images: images.clone() }))
         .add_service(
@@ -142,15 +182,114 @@ pub async fn run(config: Config) -> Result<(), Error> {
         }));
     // Ends with the daemon.
     tokio::spawn(journal);
-    tokio::select! {
-        served = listener.serve(router) => served?,
-        () = asked_to_end()? => tracing::info!("ending; containers run on"),
+    let mut hangups = signal(SignalKind::hangup()).map_err(Error::Signals)?;
+    let asked = asked_to_end()?;
+    let line = place.line.take();
+    let place = &*place;
+    let serving = place.socket.serve(router, drain.clone().begun());
+    let (mut serving, mut asked) = (std::pin::pin!(serving), std::pin::pin!(asked));
+    tracing::info!(address = %config.address, pid = std::process::id(), "serving");
+    notify::ready();
+    if let Some(line) = line {
+        // One that is gone by now needs no word.
+        let _ = line.send(&Message::Serving, &[]);
     }
-    if let Address::Unix(path) = &config.address {
+    let mut next = std::pin::pin!(next_one(config, place, &upgrades, wanted, &mut hangups));
+    let (successor, progress) = tokio::select! {
+        served = &mut serving => return served.map(|()| End::Asked),
+        () = &mut asked => return Ok(ending(config, place)),
+        next = &mut next => next,
+    };
+    let drained = async {
+        tokio::select! {
+            served = &mut serving => return served,
+            _ = tokio::time::timeout(QUIET_LIMIT, drain.quiet()) => {}
+        }
+        tracing::info!(pid = successor.pid(), "handing over");
+        notify::reloading();
+        if let Some(progress) = progress {
+            let _ = progress.send(Ok(Progress::Draining)).await;
+        }
+        switch.begin();
+        match tokio::time::timeout(DRAIN_LIMIT, &mut serving).await {
+            Ok(served) => served,
+            Err(_) => {
+                tracing::warn!("calls that did not end in time are broken off");
+                Ok(())
+            }
+        }
+    };
+    tokio::select! {
+        drained = drained => drained.map(|()| End::HandOver(successor)),
+        () = &mut asked => Ok(ending(config, place)),
+    }
+}
+
+fn ending(config: &Config, place: &Place) -> End {
+    tracing::info!("ending; containers run on");
+    notify::stopping();
+    if let (Address::Unix(path), false) = (&config.address, place.socket.activated) {
         // Gone already if somebody tidied up.
         let _ = fs::remove_file(path);
     }
-    Ok(())
+    End::Asked
+}
+
+/// Waits until an upgrade is wanted, by call or by SIGHUP, and the next supervisor is ready.
+async fn next_one(
+    config: &Arc<Config>,
+    place: &Place,
+    upgrades: &Upgrades,
+    mut wanted: mpsc::Receiver<Wanted>,
+    hangups: &mut Signal,
+) -> (Successor, Option<mpsc::Sender<Result<Progress, UpgradeError>>>) {
+    loop {
+        let by_call = tokio::select! {
+            Some(wanted) = wanted.recv() => Some(wanted),
+            Some(()) = hangups.recv() => {
+                if !upgrades.begin_by_signal() {
+                    continue;
+                }
+                None
+            }
+        };
+        let (binary, id, progress) = match by_call {
+            None => (None, String::new(), None),
+            Some(Wanted { binary, id, progress }) => (binary, id, Some(progress)),
+        };
+        let program = binary.unwrap_or_else(|| place.program.clone());
+        let tell = async |step| {
+            if let Some(progress) = &progress {
+                // Whoever asked may have gone; the upgrade goes on.
+                let _ = progress.send(step).await;
+            }
+        };
+        tell(Ok(Progress::Checking(program.clone()))).await;
+        match successor(config, &program, id).await {
+            Ok(successor) => {
+                let version = successor.hello.version.clone();
+                tell(Ok(Progress::Ready { pid: successor.pid(), version })).await;
+                return (successor, progress);
+            }
+            Err(error) => {
+                tracing::error!(error = crate::fault::chain(&error), "no upgrade");
+                upgrades.failed();
+                tell(Err(error)).await;
+            }
+        }
+    }
+}
+
+async fn successor(
+    config: &Arc<Config>,
+    program: &Path,
+    id: String,
+) -> Result<Successor, UpgradeError> {
+    upgrade::check(program).await?;
+    let (config, program) = (Arc::clone(config), program.to_owned());
+    tokio::task::spawn_blocking(move || upgrade::start(&config, &program, id))
+        .await
+        .expect("starting a process does not panic")
 }
 
 fn limited(server: ContainersServer<ContainersApi>) -> ContainersServer<ContainersApi> {
@@ -171,7 +310,7 @@ fn server(config: &Config) -> Result<Server, Error> {
     server.tls_config(config).map_err(Error::Tls)
 }
 
-fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
+fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error> {
     let (bundles, logs) = (config.state.join("c"), config.root.join("logs"));
     make_folder(&bundles)?;
     make_folder(&logs)?;
@@ -220,7 +359,8 @@ fn assemble(config: &Arc<Config>) -> Result<Services, Error> {
     }
     // Ends with the daemon.
     tokio::spawn(images.clone().keep_below(config.gc, config.root.clone()));
-    let system = System::new(Arc::clone(config), containers.clone(), images.clone(), shim);
+    let system =
+        System::new(Arc::clone(config), containers.clone(), images.clone(), shim, upgrades);
     Ok(Services { events, images, containers, volumes, system })
 }
 

@@ -40,10 +40,18 @@ struct Flags {
     /// The shim's program [default: beside wharfd, else in PATH]
     #[arg(long, value_name = "FILE", env = "WHARF_SHIM")]
     shim: Option<PathBuf>,
+    /// Say what this program is to a wharfd that is to be replaced by it
+    #[arg(long, hide = true)]
+    handover_version: bool,
 }
 
+#[expect(clippy::print_stdout, reason = "the answer to a flag")]
 pub(crate) fn main() -> ExitCode {
     let flags = Flags::parse();
+    if flags.handover_version {
+        println!("{}", daemon::identity());
+        return ExitCode::SUCCESS;
+    }
     let overrides = Overrides {
         file: flags.config,
         root: flags.root,

@@ -337,6 +337,7 @@ fn take_exec(outcome: &mut Outcome, answer: ExecResponse) -> Result<()> {
         Some(exec_response::Kind::Output(output)) => {
             outcome.take(output.stream(), &output.data);
         }
+        Some(exec_response::Kind::StdinTaken(_)) => {}
         Some(exec_response::Kind::Exit(exit)) => outcome.exit = Some(exit),
         None => bail!("an empty answer to Exec"),
     }
@@ -349,6 +350,7 @@ fn take_attach(outcome: &mut Outcome, answer: AttachResponse) -> Result<()> {
         Some(attach_response::Kind::Output(output)) => {
             outcome.take(output.stream(), &output.data);
         }
+        Some(attach_response::Kind::StdinTaken(_)) => {}
         Some(attach_response::Kind::Exit(exit)) => outcome.exit = Some(exit),
         None => bail!("an empty answer to Attach"),
     }

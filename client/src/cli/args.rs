@@ -25,6 +25,7 @@ use crate::cli::{
     stats::StatsArgs,
     system::{InfoArgs, VersionArgs},
     top::TopArgs,
+    upgrade::UpgradeArgs,
     volumes::VolumeCommand,
 };
 
@@ -157,6 +158,8 @@ pub(crate) enum Command {
     PruneSystem(SystemPruneArgs),
     #[command(skip)]
     Df(DfArgs),
+    #[command(hide = true)]
+    Upgrade(UpgradeArgs),
     /// Commands on containers, by their long names
     Container(ContainerCommand),
     /// Commands on images, by their long names
@@ -236,6 +239,7 @@ enum SystemVerb {
     Info(InfoArgs),
     Events(EventsArgs),
     Version(VersionArgs),
+    Upgrade(UpgradeArgs),
 }
 
 impl Command {
@@ -284,6 +288,7 @@ impl Command {
                 SystemVerb::Info(args) => Self::Info(args),
                 SystemVerb::Events(args) => Self::Events(args),
                 SystemVerb::Version(args) => Self::Version(args),
+                SystemVerb::Upgrade(args) => Self::Upgrade(args),
             },
             flat => flat,
         }

@@ -99,6 +99,7 @@ pub(crate) async fn attach(context: &Context, args: AttachArgs) -> Result<u8> {
         stderr: true,
         from: Some(attach_start::From::HistoryLines(0)),
         wait_for_start: false,
+        ..AttachStart::default()
     };
     let session = client.attach(start).await?;
     if let Some(window) = crate::cli::interact::window(spec.tty) {

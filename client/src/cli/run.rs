@@ -137,6 +137,7 @@ pub(crate) async fn start_attached(
         stderr,
         from: Some(attach_start::From::HistoryLines(-1)),
         wait_for_start: true,
+        ..AttachStart::default()
     };
     let mut session = client.attach(start).await?;
     let window = interact::window(options.tty);

@@ -52,6 +52,9 @@ pub enum Error {
     /// TLS.
     #[error("TLS of the listener")]
     Tls(#[source] tonic::transport::Error),
+    /// From one supervisor to the next.
+    #[error("take over from the wharfd before this one")]
+    Handover(#[source] io::Error),
     /// Signals.
     #[error("wait for signals")]
     Signals(#[source] io::Error),

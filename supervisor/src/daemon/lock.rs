@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
     path::Path,
     time::{Duration, Instant},
 };
@@ -18,7 +21,13 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A lock that is held; the kernel gives it back when the process ends.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl Lock {
@@ -26,7 +35,7 @@ impl Lock {
     pub(super) fn take(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(NAME);
         let error = |source| Error::File { path: path.clone(), source };
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -49,11 +58,29 @@ impl Lock {
                 Err(fs::TryLockError::Error(source)) => return Err(error(source)),
             }
         }
-        let written = file
-            .set_len(0)
-            .and_then(|()| file.seek(SeekFrom::Start(0)))
-            .and_then(|_| writeln!(file, "{}", std::process::id()));
-        written.map_err(error)?;
-        Ok(Self { _file: file })
+        write_pid(file, &path)
     }
+
+    /// The lock of `folder` that another process took and gave us, as an open file.
+    pub(super) fn given(folder: &Path, lock: OwnedFd) -> Result<Self, Error> {
+        let path = folder.join(NAME);
+        let file = File::from(lock);
+        // It is held by whoever has the open file: for us this changes nothing.
+        match file.try_lock() {
+            Ok(()) => write_pid(file, &path),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(Error::Locked { folder: folder.into(), pid: String::new() })
+            }
+            Err(fs::TryLockError::Error(source)) => Err(Error::File { path, source }),
+        }
+    }
+}
+
+fn write_pid(mut file: File, path: &Path) -> Result<Lock, Error> {
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.seek(SeekFrom::Start(0)))
+        .and_then(|_| writeln!(file, "{}", std::process::id()));
+    written.map_err(|source| Error::File { path: path.into(), source })?;
+    Ok(Lock { file })
 }

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod content;
+pub mod handover;
 pub mod host;
 pub mod logs;
 pub mod oci;

@@ -6,4 +6,5 @@ pub mod events;
 pub mod images;
 pub mod prune;
 pub mod system;
+pub mod upgrade;
 pub mod volumes;

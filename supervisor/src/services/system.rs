@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, sync::Arc};
 
-use super::{containers::Containers, events::now_unix_ns, images::Images};
+use super::{containers::Containers, events::now_unix_ns, images::Images, upgrade::Upgrades};
 use crate::{
     config::{Config, Network},
     drivers::host::Host,
@@ -92,14 +92,27 @@ pub struct System {
     containers: Containers,
     images: Images,
     shim: PathBuf,
+    upgrades: Upgrades,
     started_unix_ns: i64,
 }
 
 impl System {
     /// Of a supervisor that begins now.
     #[must_use]
-    pub fn new(config: Arc<Config>, containers: Containers, images: Images, shim: PathBuf) -> Self {
-        Self { config, containers, images, shim, started_unix_ns: now_unix_ns() }
+    pub fn new(
+        config: Arc<Config>,
+        containers: Containers,
+        images: Images,
+        shim: PathBuf,
+        upgrades: Upgrades,
+    ) -> Self {
+        Self { config, containers, images, shim, upgrades, started_unix_ns: now_unix_ns() }
+    }
+
+    /// Replacing this supervisor.
+    #[must_use]
+    pub fn upgrades(&self) -> &Upgrades {
+        &self.upgrades
     }
 
     /// What was built.

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use writer::{Observer, Request, Writer};
 
 /// Raised when the form of the records changes; a newer one is refused.
-const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 1;
 const SCHEMA_KEY: &[u8] = b"schema";
 const META_TREE: &str = "meta";
 /// Bytes of sled's page cache.
@@ -138,6 +138,25 @@ impl Store {
 
     fn tree<R: Record>(&self) -> Result<sled::Tree, Error> {
         self.db.open_tree(R::TREE).map_err(Error::Read)
+    }
+}
+
+/// Whether nobody has the store in `folder` open, waiting for that for `limit` at most: sled gives
+/// its lock back on a thread of its own. Blocks.
+#[must_use]
+pub fn released(folder: &Path, limit: std::time::Duration) -> bool {
+    let end = std::time::Instant::now() + limit;
+    // One that is not there is nobody's.
+    let Ok(file) = File::open(folder.join("db")) else { return true };
+    loop {
+        // Given back when `file` is dropped.
+        match file.try_lock() {
+            Ok(()) => return true,
+            Err(_) if std::time::Instant::now() < end => {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            Err(_) => return false,
+        }
     }
 }
 

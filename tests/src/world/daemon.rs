@@ -16,7 +16,9 @@ use crate::wait;
 /// The process; killed on drop.
 #[derive(Debug)]
 pub struct Daemon {
-    child: Child,
+    pid: i32,
+    /// None for one that took over from another: somebody else's child.
+    child: Option<Child>,
 }
 
 impl Daemon {
@@ -27,37 +29,60 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .context("start wharfd")?;
-        Ok(Self { child })
+        let pid = i32::try_from(child.id()).unwrap_or_default();
+        Ok(Self { pid, child: Some(child) })
+    }
+
+    /// One that was started by another.
+    pub(super) fn adopted(pid: i32) -> Self {
+        Self { pid, child: None }
     }
 
     pub(super) fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap_or_default()
+        self.pid
     }
 
-    /// How it ended, if it has.
+    /// How it ended, if it has; of one that is not our child only that it has.
     pub(super) fn gone(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().context("wait for wharfd")
+        if let Some(child) = &mut self.child {
+            return child.try_wait().context("wait for wharfd");
+        }
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        Ok(matches!(state, None | Some('Z' | 'X')).then(ExitStatus::default))
+    }
+
+    /// Waits until it has ended by itself, with success.
+    pub(super) async fn ended(mut self) -> Result<()> {
+        let status = wait::until_now("wharfd ends", || self.gone()).await?;
+        if !status.success() {
+            bail!("wharfd ended with {status}");
+        }
+        Ok(())
     }
 
     pub(super) fn kill9(mut self) -> Result<()> {
-        self.child.kill().context("kill wharfd")?;
-        self.child.wait().context("wait for wharfd")?;
+        kill(Pid::from_raw(self.pid), Signal::SIGKILL).context("kill wharfd")?;
+        while self.gone()?.is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
         Ok(())
     }
 
-    pub(super) async fn terminate(mut self) -> Result<()> {
-        kill(Pid::from_raw(self.pid()), Signal::SIGTERM).context("terminate wharfd")?;
-        let status = wait::until_now("wharfd ends after SIGTERM", || self.gone()).await?;
-        if !status.success() {
-            bail!("wharfd ended with {status} after SIGTERM");
-        }
-        Ok(())
+    pub(super) async fn terminate(self) -> Result<()> {
+        kill(Pid::from_raw(self.pid), Signal::SIGTERM).context("terminate wharfd")?;
+        self.ended().await.context("after SIGTERM")
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+        if let Ok(None) = self.gone() {
+            // Gone in between is as good.
+            let _gone = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
+        if let Some(child) = &mut self.child {
+            drop(child.wait());
+        }
     }
 }

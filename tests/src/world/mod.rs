@@ -214,6 +214,29 @@ impl World {
         self.daemon.take().context("no daemon runs")?.terminate().await
     }
 
+    /// Another daemon has taken over from the one that was started here: waits for the end of the
+    /// old one. The pid of the new one.
+    ///
+    /// # Errors
+    /// When the old one does not end with success.
+    pub async fn taken_over(&mut self) -> Result<i32> {
+        let old = self.daemon.take().context("no daemon runs")?;
+        let old_pid = old.pid();
+        old.ended().await?;
+        let text = fs::read_to_string(self.state().join("wharfd.lock"))?;
+        let pid = text.trim().parse().with_context(|| format!("pid {text:?}"))?;
+        if pid == old_pid {
+            bail!("nobody has taken over");
+        }
+        self.daemon = Some(Daemon::adopted(pid));
+        Ok(pid)
+    }
+
+    /// A daemon that was started by another one is the world's from now on.
+    pub fn adopt(&mut self, pid: i32) {
+        self.daemon = Some(Daemon::adopted(pid));
+    }
+
     /// A channel to the daemon; it connects at the first call, and again after a restart.
     ///
     /// # Errors
@@ -266,8 +289,14 @@ impl World {
         self.expect_only_daemon().await?;
         self.shutdown().await?;
         self.remove_cgroup_parent();
-        let left = self.mark.traces();
-        if !left.is_empty() {
+        let mut left = Vec::new();
+        // A daemon that took over is reaped by somebody else, in their time.
+        let waited = wait::until_now("nothing is left", || {
+            left = self.mark.traces();
+            Ok(left.is_empty().then_some(()))
+        })
+        .await;
+        if waited.is_err() {
             bail!("left behind after the daemon's end:\n{}", list(&left));
         }
         fs::remove_dir_all(&self.mark.folder).context("remove the world's folder")?;

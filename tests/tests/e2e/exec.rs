@@ -207,6 +207,7 @@ impl Call {
     pub(crate) async fn step(&mut self) -> Result<bool> {
         let Ok(Some(answer)) = self.answers.message().await else { return Ok(false) };
         match answer.kind.context("empty answer")? {
+            exec_response::Kind::StdinTaken(_) => {}
             exec_response::Kind::Started(_) => {}
             exec_response::Kind::Output(Output { data, cursor, .. }) => {
                 self.out.extend(data);

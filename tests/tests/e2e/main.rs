@@ -30,6 +30,7 @@ mod restart;
 mod scale;
 mod stdio;
 mod tls;
+mod upgrade;
 mod volumes;
 
 use anyhow::{Result, bail};

@@ -35,6 +35,7 @@ fn attach_at(id: &str, cursor: &str) -> AttachStart {
         stderr: true,
         from: Some(from),
         wait_for_start: false,
+        ..Default::default()
     }
 }
 

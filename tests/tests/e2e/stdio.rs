@@ -28,6 +28,7 @@ fn all_of(id: &str) -> AttachStart {
         stderr: true,
         from: Some(attach_start::From::HistoryLines(-1)),
         wait_for_start: true,
+        ..Default::default()
     }
 }
 
@@ -61,6 +62,7 @@ impl Session {
     pub(crate) async fn step(&mut self) -> Result<bool> {
         let Ok(Some(answer)) = self.answers.message().await else { return Ok(false) };
         match answer.kind.context("empty answer")? {
+            attach_response::Kind::StdinTaken(_) => {}
             attach_response::Kind::Attached(attached) => self.cursor = attached.cursor,
             attach_response::Kind::Output(output) => {
                 match output.stream() {

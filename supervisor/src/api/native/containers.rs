@@ -16,8 +16,9 @@ use super::{
         signal, window,
     },
 };
-use crate::services::containers::{
-    Change, CommitRequest, Containers, Error, record::Record, spec::Signal,
+use crate::services::{
+    containers::{Change, CommitRequest, Containers, Error, record::Record, spec::Signal},
+    upgrade::Drain,
 };
 
 /// The service.
@@ -25,6 +26,8 @@ use crate::services::containers::{
 pub struct ContainersApi {
     /// What it translates for.
     pub containers: Containers,
+    /// Ends the streams that end by themselves.
+    pub drain: Drain,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -292,7 +295,7 @@ impl containers_server::Containers for ContainersApi {
 
     async fn exec(&self, request: Request<Streaming<v1::ExecRequest>>) -> Answer<Self::ExecStream> {
         let namespace = namespace(&request)?;
-        streams::exec::serve(&self.containers, namespace, request.into_inner()).await
+        streams::exec::serve(&self.containers, &self.drain, namespace, request.into_inner()).await
     }
 
     type AttachStream = ReceiverStream<Result<v1::AttachResponse, Status>>;
@@ -302,7 +305,7 @@ impl containers_server::Containers for ContainersApi {
         request: Request<Streaming<v1::AttachRequest>>,
     ) -> Answer<Self::AttachStream> {
         let namespace = namespace(&request)?;
-        streams::attach::serve(&self.containers, namespace, request.into_inner()).await
+        streams::attach::serve(&self.containers, &self.drain, namespace, request.into_inner()).await
     }
 
     type LogsStream = ReceiverStream<Result<v1::LogsResponse, Status>>;

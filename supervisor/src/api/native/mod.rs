@@ -1,6 +1,7 @@
 //! wharf.v1 over gRPC.
 
 mod containers;
+pub mod drain;
 mod events;
 mod images;
 mod list;

@@ -1,7 +1,11 @@
 //! wharf.v1.System.
 
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use wharf_proto::v1::{self, system_server};
+use wharf_proto::v1::{
+    self, system_server, upgrade_progress::Stage, upgrade_response::Kind as Upgraded,
+};
 
 use super::{
     images::image_message,
@@ -10,7 +14,12 @@ use super::{
     volumes::volume_message,
 };
 use crate::services::{
-    containers::Containers, disk, images::Images, system::System, volumes::Volumes,
+    containers::Containers,
+    disk,
+    images::Images,
+    system::System,
+    upgrade::{self, Progress},
+    volumes::Volumes,
 };
 
 /// The service.
@@ -133,4 +142,58 @@ impl system_server::System for SystemApi {
             shim_path: info.shim.display().to_string(),
         }))
     }
+
+    type UpgradeStream = ReceiverStream<Result<v1::UpgradeResponse, Status>>;
+
+    async fn upgrade(
+        &self,
+        request: Request<v1::UpgradeRequest>,
+    ) -> Result<Response<Self::UpgradeStream>, Status> {
+        let v1::UpgradeRequest { binary, upgrade_id, resume } = request.into_inner();
+        let (sender, receiver) = mpsc::channel(1);
+        let upgrades = self.system.upgrades();
+        if resume {
+            let outcome = upgrades.outcome(&upgrade_id).map_err(|e| from_fault(&e))?;
+            let done = Upgraded::Done(v1::UpgradeDone {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                old_pid: outcome.old_pid,
+                old_version: outcome.old_version,
+            });
+            // The channel is empty and its other end is here.
+            let _ = sender.try_send(Ok(v1::UpgradeResponse { kind: Some(done) }));
+            return Ok(Response::new(ReceiverStream::new(receiver)));
+        }
+        let binary = (!binary.is_empty()).then(|| binary.into());
+        let steps = upgrades.begin(binary, upgrade_id).map_err(|e| from_fault(&e))?;
+        // Ends with the upgrade, or with the caller.
+        tokio::spawn(tell_steps(steps, sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// The stream stays open after the last step: it breaks with the hand-over.
+async fn tell_steps(
+    mut steps: mpsc::Receiver<Result<Progress, upgrade::Error>>,
+    sender: mpsc::Sender<Result<v1::UpgradeResponse, Status>>,
+) {
+    while let Some(step) = steps.recv().await {
+        let failed = step.is_err();
+        if sender.send(step.map(progress).map_err(|e| from_fault(&e))).await.is_err() || failed {
+            return;
+        }
+    }
+    sender.closed().await;
+}
+
+fn progress(step: Progress) -> v1::UpgradeResponse {
+    let (stage, message) = match step {
+        Progress::Checking(program) => (Stage::Checking, format!("checking {}", program.display())),
+        Progress::Ready { pid, version } => {
+            (Stage::Ready, format!("wharfd {version} is ready (pid {pid})"))
+        }
+        Progress::Draining => (Stage::Draining, "handing over".into()),
+    };
+    let progress = v1::UpgradeProgress { stage: stage.into(), message };
+    v1::UpgradeResponse { kind: Some(Upgraded::Progress(progress)) }
 }

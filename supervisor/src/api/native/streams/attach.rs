@@ -13,13 +13,15 @@ use wharf_proto::v1::{self, attach_request, attach_response, attach_start};
 use super::QUEUE_LEN;
 use crate::{
     api::native::{
+        drain::handing_over,
         status::from_fault,
         translate::{exit, output, window},
     },
     drivers::logs::{Entry, cri::Stream},
     ids::Namespace,
-    services::containers::{
-        Containers, Error, Feed, Follow, From, NextStart, Piece, record::Record,
+    services::{
+        containers::{Containers, Error, Feed, Follow, From, NextStart, Piece, record::Record},
+        upgrade::Drain,
     },
 };
 
@@ -28,6 +30,7 @@ type Answer = Response<ReceiverStream<Result<v1::AttachResponse, Status>>>;
 
 pub(in crate::api::native) async fn serve(
     containers: &Containers,
+    drain: &Drain,
     namespace: Namespace,
     mut requests: Streaming<v1::AttachRequest>,
 ) -> Result<Answer, Status> {
@@ -41,6 +44,7 @@ pub(in crate::api::native) async fn serve(
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let session = Session {
         containers: containers.clone(),
+        drain: drain.clone(),
         namespace,
         id: next.record.id.to_string(),
         start,
@@ -52,6 +56,7 @@ pub(in crate::api::native) async fn serve(
 
 struct Session {
     containers: Containers,
+    drain: Drain,
     namespace: Namespace,
     id: String,
     start: v1::AttachStart,
@@ -67,6 +72,10 @@ impl Session {
         if self.start.wait_for_start {
             let started = tokio::select! {
                 started = next.started() => started,
+                () = self.drain.clone().begun() => {
+                    let _ = sender.send(Err(handing_over())).await;
+                    return;
+                }
                 () = sender.closed() => return,
             };
             if let Err(error) = started {
@@ -91,6 +100,10 @@ impl Session {
             () = self.forward_output(&mut feed, &sender) => {}
             () = self.forward_input(&record, requests, &sender) => {}
             () = sender.closed() => {}
+        }
+        if self.drain.has_begun() {
+            // The client comes back to the next supervisor, and its stdin with it.
+            return;
         }
         if self.start.stdin && record.spec.stdin_once {
             let closed = self.containers.close_stdin(&self.namespace, &self.id).await;
@@ -147,17 +160,41 @@ impl Session {
         }
     }
 
-    /// Until the client breaks the connection; the end of what it sends leaves the output going.
+    async fn tell_stdin(&self, sender: &Sender, bytes: u64, last: bool) {
+        if self.start.tells_stdin {
+            let taken = v1::StdinTaken { bytes, last };
+            // A client that went away is seen by others.
+            let _ = send(sender, attach_response::Kind::StdinTaken(taken)).await;
+        }
+    }
+
+    /// Until the client breaks the connection, or the supervisor hands over: between two messages,
+    /// so that it is known what was taken. The end of what the client sends leaves the output going.
     async fn forward_input(
         &self,
         record: &Record,
         mut requests: Streaming<v1::AttachRequest>,
         sender: &Sender,
     ) {
+        let mut taken = 0;
+        let mut begun = std::pin::pin!(self.drain.clone().begun());
         loop {
-            let kind = match requests.message().await {
+            let message = tokio::select! {
+                biased;
+                () = &mut begun => {
+                    self.tell_stdin(sender, taken, true).await;
+                    let _ = sender.send(Err(handing_over())).await;
+                    return;
+                }
+                message = requests.message() => message,
+            };
+            let kind = match message {
                 Ok(Some(request)) => request.kind,
-                Ok(None) => return std::future::pending().await,
+                Ok(None) => {
+                    (&mut begun).await;
+                    let _ = sender.send(Err(handing_over())).await;
+                    return;
+                }
                 Err(_) => return,
             };
             let Some(kind) = kind else { continue };
@@ -166,7 +203,11 @@ impl Session {
                     Err(Error::field("start", "only the first message can be `start`"))
                 }
                 attach_request::Kind::Stdin(data) if self.start.stdin => {
-                    self.containers.write_stdin(&self.namespace, &self.id, data).await
+                    taken += data.len() as u64;
+                    let written =
+                        self.containers.write_stdin(&self.namespace, &self.id, data).await;
+                    self.tell_stdin(sender, taken, false).await;
+                    written
                 }
                 attach_request::Kind::CloseStdin(_) if self.start.stdin => {
                     self.containers.close_stdin(&self.namespace, &self.id).await

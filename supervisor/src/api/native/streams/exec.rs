@@ -8,11 +8,15 @@ use wharf_proto::v1::{self, exec_request, exec_response};
 use super::QUEUE_LEN;
 use crate::{
     api::native::{
+        drain::handing_over,
         status::from_fault,
         translate::{exit, signal, stream, window},
     },
     ids::Namespace,
-    services::containers::{Containers, Error, ExecRequest, ExecSession},
+    services::{
+        containers::{Containers, Error, ExecRequest, ExecSession},
+        upgrade::Drain,
+    },
 };
 
 type Sender = mpsc::Sender<Result<v1::ExecResponse, Status>>;
@@ -20,6 +24,7 @@ type Answer = Response<ReceiverStream<Result<v1::ExecResponse, Status>>>;
 
 pub(in crate::api::native) async fn serve(
     containers: &Containers,
+    drain: &Drain,
     namespace: Namespace,
     mut requests: Streaming<v1::ExecRequest>,
 ) -> Result<Answer, Status> {
@@ -27,13 +32,24 @@ pub(in crate::api::native) async fn serve(
     let Some(exec_request::Kind::Start(start)) = first.and_then(|r| r.kind) else {
         return Err(from_fault(&Error::field("start", "the first message must be `start`")));
     };
-    let (detach, acknowledges) = (start.detach, start.acknowledges);
+    let ways = Ways {
+        detach: start.detach,
+        acknowledges: start.acknowledges,
+        tells_stdin: start.tells_stdin,
+    };
     let (session, offset) =
         begin(containers, &namespace, start).await.map_err(|e| from_fault(&e))?;
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     // Ends with the client; the process does not.
-    tokio::spawn(run(session, offset, detach, acknowledges, requests, sender));
+    tokio::spawn(run(session, offset, ways, drain.clone(), requests, sender));
     Ok(Response::new(ReceiverStream::new(receiver)))
+}
+
+/// How the client wants it.
+struct Ways {
+    detach: bool,
+    acknowledges: bool,
+    tells_stdin: bool,
 }
 
 /// Starts the process, or finds the one that was started before.
@@ -66,22 +82,39 @@ async fn begin(
 async fn run(
     session: ExecSession,
     offset: u64,
-    detach: bool,
-    acknowledges: bool,
+    ways: Ways,
+    drain: Drain,
     requests: Streaming<v1::ExecRequest>,
     sender: Sender,
 ) {
     let started = v1::ExecStarted { exec_id: session.exec_id().to_owned(), pid: session.pid() };
     let told = send(&sender, exec_response::Kind::Started(started)).await;
-    if told.is_err() || detach {
+    if told.is_err() || ways.detach {
         return;
     }
     let (acknowledge, acknowledged) = watch::channel(offset);
-    let acknowledged = acknowledges.then_some(acknowledged);
+    let acknowledged = ways.acknowledges.then_some(acknowledged);
+    let stdin = Stdin { taken: 0, tells: ways.tells_stdin };
     tokio::select! {
         () = forward_output(&session, offset, acknowledged, &sender) => {}
-        () = forward_input(&session, requests, &acknowledge, &sender) => {}
+        () = forward_input(&session, requests, stdin, drain, &acknowledge, &sender) => {}
         () = sender.closed() => {}
+    }
+}
+
+/// How much of it the process was given.
+struct Stdin {
+    taken: u64,
+    tells: bool,
+}
+
+impl Stdin {
+    async fn tell(&self, sender: &Sender, last: bool) {
+        if self.tells {
+            let taken = v1::StdinTaken { bytes: self.taken, last };
+            // A client that went away is seen by others.
+            let _ = send(sender, exec_response::Kind::StdinTaken(taken)).await;
+        }
     }
 }
 
@@ -141,17 +174,34 @@ async fn changed(acknowledged: &mut Option<watch::Receiver<u64>>) {
     }
 }
 
-/// Until the client breaks the connection; the end of what it sends leaves the output going.
+/// Until the client breaks the connection, or the supervisor hands over: between two messages, so
+/// that it is known what was taken. The end of what the client sends leaves the output going.
 async fn forward_input(
     session: &ExecSession,
     mut requests: Streaming<v1::ExecRequest>,
+    mut stdin: Stdin,
+    drain: Drain,
     acknowledge: &watch::Sender<u64>,
     sender: &Sender,
 ) {
+    let mut begun = std::pin::pin!(drain.begun());
     loop {
-        let kind = match requests.message().await {
+        let message = tokio::select! {
+            biased;
+            () = &mut begun => {
+                stdin.tell(sender, true).await;
+                let _ = sender.send(Err(handing_over())).await;
+                return;
+            }
+            message = requests.message() => message,
+        };
+        let kind = match message {
             Ok(Some(request)) => request.kind,
-            Ok(None) => return std::future::pending().await,
+            Ok(None) => {
+                (&mut begun).await;
+                let _ = sender.send(Err(handing_over())).await;
+                return;
+            }
             Err(_) => return,
         };
         let done = match kind {
@@ -159,7 +209,12 @@ async fn forward_input(
             Some(exec_request::Kind::Start(_)) => {
                 Err(Error::field("start", "only the first message can be `start`"))
             }
-            Some(exec_request::Kind::Stdin(data)) => session.stdin(data).await,
+            Some(exec_request::Kind::Stdin(data)) => {
+                stdin.taken += data.len() as u64;
+                let given = session.stdin(data).await;
+                stdin.tell(sender, false).await;
+                given
+            }
             Some(exec_request::Kind::CloseStdin(_)) => session.close_stdin().await,
             Some(exec_request::Kind::Resize(size)) => session.resize(window(Some(size))).await,
             Some(exec_request::Kind::Acknowledged(cursor)) => match cursor.parse::<u64>() {
