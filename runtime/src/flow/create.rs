@@ -301,7 +301,11 @@ fn second_birth(channel: &Channel, between: OwnedFd) -> Result<(i32, OwnedFd), E
     match born {
         Ok(born) => {
             process::reap(between.as_fd()).step(|| "reap a process in between")?;
-            Ok(born)
+            let go = channel.send(&Message::Go.encode(), None).step(|| "answer the init");
+            match go {
+                Ok(()) => Ok(born),
+                Err(failure) => Err(kill_and_reap(&born.1, failure.into())),
+            }
         }
         Err(error) => Err(kill_and_reap(&between, error)),
     }

@@ -157,7 +157,11 @@ impl Init<'_> {
         later.into_iter().try_for_each(|(kind, fd)| join(kind, fd))?;
         let forked = sys_process::fork(new, None, Parent::CallersParent);
         match forked.step(|| "fork the container's process")? {
-            Fork::Child => self.run(),
+            Fork::Child => {
+                // Not before the parent knows of this process: both of us speak on one channel.
+                wait_for_go(self.channel)?;
+                self.run()
+            }
             Fork::Parent { pid, pidfd } => {
                 let born = Message::Born { pid }.encode();
                 self.channel.send(&born, Some(pidfd.as_fd())).step(|| "tell of a birth")?;
