@@ -9,6 +9,9 @@
 pub mod config;
 pub mod fault;
 pub mod faultpoint;
+#[cfg(any(test, fuzzing))]
+#[allow(unreachable_pub, reason = "public under cfg(fuzzing)")]
+pub mod fuzzing;
 pub mod ids;
 pub mod store;
 

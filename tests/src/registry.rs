@@ -44,6 +44,18 @@ impl Registry {
     /// # Errors
     /// When it is not installed or does not answer in time.
     pub async fn start() -> Result<Self> {
+        Self::start_with("", 200).await
+    }
+
+    /// One that asks for a user and a password: `users` has lines of htpasswd, in bcrypt.
+    ///
+    /// # Errors
+    /// As [`Registry::start`].
+    pub async fn start_with_users(users: &str) -> Result<Self> {
+        Self::start_with(users, 401).await
+    }
+
+    async fn start_with(users: &str, answers: u16) -> Result<Self> {
         let program = host::tool("docker-registry").context("docker-registry is not installed")?;
         let folder = TempDir::with_prefix("w-registry-").context("make the registry's folder")?;
         // The port may be taken by another between here and the registry's own bind: it fails then,
@@ -54,6 +66,14 @@ impl Registry {
              delete: {{enabled: true}}\nhttp: {{addr: '{address}'}}\n",
             folder.path().join("data").display()
         );
+        let config = match users {
+            "" => config,
+            users => {
+                let path = folder.path().join("users");
+                std::fs::write(&path, users).context("write the registry's users")?;
+                config + &format!("auth: {{htpasswd: {{realm: w, path: {}}}}}\n", path.display())
+            }
+        };
         let config_path = folder.path().join("config.yml");
         std::fs::write(&config_path, config).context("write the registry's config")?;
         let log = File::create(folder.path().join("log")).context("make the registry's log")?;
@@ -67,10 +87,16 @@ impl Registry {
             .context("start docker-registry")?;
         let registry = Self { child, address, folder };
         wait::until_now("docker-registry answers", || {
-            Ok(registry.request("GET", "/v2/", "", &[]).ok().filter(|a| a.status == 200))
+            Ok(registry.request("GET", "/v2/", "", &[]).ok().filter(|a| a.status == answers))
         })
         .await?;
         Ok(registry)
+    }
+
+    /// "127.0.0.1:port"
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.to_string()
     }
 
     /// "127.0.0.1:port/name"

@@ -150,7 +150,11 @@ impl DockerConfig {
     pub(crate) fn erase(&mut self, registry: &str) -> Result<bool> {
         let key = key_of(registry);
         let erased = match self.helper(registry) {
-            Some(name) => Helper(&name).erase(key)?,
+            // Helpers say that all went well whether they had something or not.
+            Some(name) => {
+                let known = Helper(&name).get(key)?.is_some();
+                Helper(&name).erase(key)? && known
+            }
             None => false,
         };
         if !self.content.contains_key("auths") {

@@ -272,3 +272,58 @@ async fn what_is_exported_comes_back_with_the_same_digests() {
         matches!(error.detail(), Detail::Resource { kind: "blob", name } if name == blob.to_string())
     );
 }
+
+/// From our archive through other tools' hands and back: the same image, byte for byte.
+#[tokio::test(flavor = "multi_thread")]
+async fn round_trips_through_skopeo_and_umoci() {
+    if skip(&["skopeo", "umoci", "tar"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(path("save.tar"), docker_save(&layers(), &["app:1"])).expect("write");
+    let from = format!("docker-archive:{}", path("save.tar"));
+    let zstd: &[&str] = &["--dest-compress-format", "zstd"];
+    for (kind, more) in [("gzip", &[][..]), ("zstd", zstd)] {
+        skopeo_copy(&from, &format!("oci-archive:{}:app:{kind}", path(kind)), more);
+        let world = World::new();
+        let image = world.import_file(path(kind).as_ref(), None).await.expect("import").remove(0);
+        let name = image.names[0].reference.clone();
+        let ours = path(&format!("{kind}.ours"));
+        fs::write(&ours, world.export(&[name]).await.expect("export")).expect("write");
+
+        // skopeo: into a folder, then from there into an archive.
+        let folder = path(&format!("{kind}.skopeo"));
+        let keep = ["--preserve-digests"];
+        skopeo_copy(&format!("oci-archive:{ours}"), &format!("oci:{folder}:app:1"), &keep);
+        let back = path(&format!("{kind}.back"));
+        skopeo_copy(&format!("oci:{folder}:app:1"), &format!("oci-archive:{back}:app:1"), &keep);
+        let other = World::new();
+        let same = other.import_file(back.as_ref(), None).await.expect("import").remove(0);
+        assert_eq!(
+            (&same.id, &same.manifest_digest),
+            (&image.id, &image.manifest_digest),
+            "{kind}"
+        );
+        assert_eq!(other.read(&same, "/etc/name").as_deref(), Some("upper"));
+
+        // umoci: reads the folder, gives the image one more name, collects garbage.
+        let folder = dir.path().join(format!("{kind}.umoci"));
+        fs::create_dir(&folder).expect("mkdir");
+        run(Command::new("tar").args(["-xf", &ours, "-C"]).arg(&folder));
+        let layout = format!("{}:{kind}", folder.display());
+        run(Command::new("umoci").args(["stat", "--json", "--image", &layout]));
+        run(Command::new("umoci").args(["tag", "--image", &layout, "again"]));
+        run(Command::new("umoci").args(["gc", "--layout"]).arg(&folder));
+        let tar = run(Command::new("tar").args(["-cf", "-", "-C"]).arg(&folder).arg("."));
+        let other = World::new();
+        let images = other.import(&tar.stdout, Some("example.com/umoci:x")).await.expect("import");
+        let same = &images[0];
+        assert_eq!(
+            (&same.id, &same.manifest_digest),
+            (&image.id, &image.manifest_digest),
+            "{kind}"
+        );
+        assert_eq!(other.read(same, "/srv/data").map(|d| d.len()), Some(300_000));
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use wharf_proto::kind::Kind;
@@ -15,7 +15,7 @@ use wharf_supervisor::{
 
 use crate::{
     liar::{Answer, Asked, Liar, Served},
-    world::{Layer, World, namespace, noise, skip},
+    world::{Layer, World, namespace, noise, skip, wait_for},
 };
 
 fn layer() -> Vec<u8> {
@@ -366,4 +366,56 @@ async fn one_download_serves_all_that_want_the_blob() {
         assert_eq!(world.read(&image, "/name").as_deref(), Some("honest"));
     }
     assert_eq!(registry.count("GET", &served.layer), 1, "{:?}", registry.asked());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_goes_on_in_another_life() {
+    if skip(&[]) {
+        return;
+    }
+    let noise: String = (0..20).map(noise).collect();
+    let served = Served::plain(&Layer::new().file("name", "honest").file("noise", &noise).finish());
+    let is_ill = Arc::new(AtomicBool::new(true));
+    let (honest, digest, ill) = (served.clone(), served.layer.clone(), Arc::clone(&is_ill));
+    let registry = Liar::start(move |asked, _| {
+        let mut answer = honest.answer(asked);
+        if asked.target.contains(&digest) && ill.load(Ordering::Acquire) {
+            if asked.header("range").is_some() {
+                return Some(Answer::new(404));
+            }
+            answer.length = Some(answer.body.len() as u64);
+            answer.body.truncate(answer.body.len() / 2);
+        }
+        Some(answer)
+    });
+    let reference = format!("{}/app:1", registry.address);
+    let world = World::new();
+    world.pull(&reference).await.expect_err("half of it");
+    wait_for(|| (world.list("content/ingest").len() == 1).then_some(()));
+    is_ill.store(false, Ordering::Release);
+    let world = world.restart();
+    let image = world.pull(&reference).await.expect("the other half").image;
+    assert_eq!(world.read(&image, "/name").as_deref(), Some("honest"));
+    let asked = registry.asked();
+    let ranges: Vec<_> = asked
+        .iter()
+        .filter(|a| a.target.contains(&served.layer))
+        .map(|a| a.header("range").map(str::to_owned))
+        .collect();
+    let half = format!("bytes={}-", served.blobs[&served.layer].len() / 2);
+    assert_eq!(ranges.last(), Some(&Some(half)), "{ranges:?}");
+    assert!(world.list("content/ingest").is_empty());
+
+    // What was left is not believed: bytes that rotted are fetched again.
+    is_ill.store(true, Ordering::Release);
+    let world = World::new();
+    world.pull(&reference).await.expect_err("half of it");
+    let part = wait_for(|| world.list("content/ingest").pop());
+    let part = world.dir.path().join("content/ingest").join(part);
+    let mut bytes = std::fs::read(&part).expect("read");
+    bytes[700_000] ^= 1;
+    std::fs::write(&part, bytes).expect("rot");
+    is_ill.store(false, Ordering::Release);
+    let image = world.pull(&reference).await.expect("all of it").image;
+    assert_eq!(world.read(&image, "/name").as_deref(), Some("honest"));
 }

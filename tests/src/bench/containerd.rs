@@ -139,7 +139,7 @@ impl Containerd {
         Ok(())
     }
 
-    fn ctr(&self, args: &[&str]) -> Result<()> {
+    pub(super) fn ctr(&self, args: &[&str]) -> Result<()> {
         let output = Command::new(host::tool("ctr").context("no ctr")?)
             .args(["--address", &self.socket().display().to_string()])
             .args(["--namespace", NAMESPACE])

@@ -9,6 +9,7 @@ pub mod spec;
 pub mod wharf;
 
 pub mod daemons;
+pub mod images;
 pub mod report;
 pub mod runtimes;
 pub mod shims;
@@ -52,6 +53,12 @@ pub trait Caller: Clone + Send + 'static {
     fn exec(&mut self, id: &str, exec_id: &str) -> impl Future<Output = Result<()>> + Send;
     /// Kill and delete a sleeper.
     fn remove(&mut self, id: &str) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// A word about how far it is.
+#[expect(clippy::print_stderr, reason = "progress of a benchmark")]
+fn tell(text: &str) {
+    eprintln!("{text}");
 }
 
 /// Removes the empty parent that peers leave under each hierarchy.

@@ -32,6 +32,10 @@ impl Wharf {
         Ok(Self { world: World::cold(options)? })
     }
 
+    pub(super) fn api(&self) -> Result<Api> {
+        self.world.api()
+    }
+
     /// Where the time of a life goes: of each call of it, one after the other.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `make bench`: Wharf and Debian's containerd with runc, then the runtimes alone.
 //!
-//! `--quick` does a little of everything; `--only containerd|wharf|shims|runtimes` leaves the others out.
+//! `--quick` does a little of everything; `--only containerd|wharf|shims|runtimes|images` leaves the
+//! others out.
 //! All peers have their folders in /tmp, on the same disk.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table and its progress")]
@@ -11,6 +12,7 @@ use wharf_tests::{
         Engine,
         containerd::Containerd,
         daemons::{CALLERS, Peer, Plan},
+        images,
         report::{Row, daemon_rows, median, median_ms, table},
         runtimes::{self, Bundle},
         shims,
@@ -40,7 +42,10 @@ async fn main() -> Result<()> {
     let only = args.iter().skip_while(|a| *a != "--only").nth(1).map(String::as_str);
     let image = one_layer_image()?;
     println!("{}", machine());
-    if !matches!(only, Some("runtimes" | "shims")) {
+    if only.is_none_or(|o| o == "images") {
+        println!("{}", images::run(BASE.as_ref(), if quick { 1 } else { 5 }).await?);
+    }
+    if !matches!(only, Some("runtimes" | "shims" | "images")) {
         let with = |name: &str| only.is_none_or(|o| o == name);
         println!("{}", daemons(plan, &image, with("wharf"), with("containerd")).await?);
     }

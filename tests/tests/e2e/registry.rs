@@ -1,5 +1,7 @@
 //! Pulls from a real registry on loopback.
 
+use std::{io::Write as _, process::Stdio};
+
 use anyhow::{Result, ensure};
 use tonic::Code;
 use wharf_tests::{
@@ -92,4 +94,89 @@ async fn soon_status<T>(
     call: impl Future<Output = Result<T, tonic::Status>>,
 ) -> Result<Result<T, tonic::Status>> {
     soon("an answer", async { Ok::<_, anyhow::Error>(call.await) }).await
+}
+
+/// bcrypt of "harbour".
+const USERS: &str = "captain:$2y$05$abcdefghijklmnopqrstuuZ9hITkhSjgdPh1azpD9e5XbVlHeIfui\n";
+
+/// Keeps what it is given in a file beside it, as Docker's helpers keep it elsewhere.
+const HELPER: &str = r#"#!/bin/sh
+kept=$(dirname "$0")/kept
+case $1 in
+store) cat > "$kept";;
+get) cat > /dev/null; [ -f "$kept" ] && cat "$kept" || { echo "credentials not found in native keychain"; exit 1; };;
+erase) cat > /dev/null; rm -f "$kept";;
+esac
+"#;
+
+#[tokio::test]
+async fn the_command_line_logs_in_and_pushes() -> Result<()> {
+    if let Some(why) = Registry::missing() {
+        return host::skip("the_command_line_logs_in_and_pushes", why);
+    }
+    let registry = Registry::start_with_users(USERS).await?;
+    let world = World::start().await?;
+    let mut api = world.with_busybox().await?;
+    let home = tempfile::TempDir::new()?;
+    let config = home.path().join("config.json");
+    let wharf = async |args: &[&str], input: &'static str| -> Result<(i32, String)> {
+        let mut command = world.cli(args)?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("DOCKER_CONFIG", home.path());
+        command.env("PATH", format!("{}:{path}", home.path().display()));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let run = tokio::task::spawn_blocking(move || {
+            let mut child = command.spawn()?;
+            if let Some(mut stdin) = child.stdin.take() {
+                let _ = stdin.write_all(input.as_bytes());
+            }
+            child.wait_with_output()
+        });
+        let output = soon("wharf ends", async { Ok(run.await??) }).await?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
+    };
+    let (address, reference) = (registry.address(), registry.reference("team/busybox:1"));
+    wharf(&["tag", image::BUSYBOX, &reference], "").await?;
+    let (code, text) = wharf(&["push", &reference], "").await?;
+    ensure!(code != 0 && text.contains(&address), "let in without a word: {text}");
+    let login = ["login", "-u", "captain", "--password-stdin", &*address];
+    let (code, text) = wharf(&login, "storm\n").await?;
+    ensure!(code != 0 && !config.exists(), "a wrong password: {text}");
+    let (code, text) = wharf(&login, "harbour\n").await?;
+    ensure!(code == 0 && text.contains("Login Succeeded"), "{text}");
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(&config)?)?;
+    ensure!(kept["auths"][&address]["auth"] == "Y2FwdGFpbjpoYXJib3Vy", "{kept}");
+
+    let (code, text) = wharf(&["push", &reference], "").await?;
+    ensure!(code == 0 && text.contains("digest: sha256:"), "{text}");
+    let (_, text) = wharf(&["push", "-q", &reference], "").await?;
+    ensure!(text.trim() == reference, "{text}");
+    let (_, text) = wharf(&["image", "tags", &reference], "").await?;
+    ensure!(text.trim() == "1", "{text}");
+    let (_, text) = wharf(&["search", &format!("{address}/busy")], "").await?;
+    ensure!(text.contains(&format!("{address}/team/busybox")), "{text}");
+
+    // A helper keeps it in the file's place.
+    std::fs::write(home.path().join("docker-credential-test"), HELPER)?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(home.path().join("docker-credential-test"), mode)?;
+    std::fs::write(&config, r#"{"credsStore": "test"}"#)?;
+    let (code, text) = wharf(&["pull", "-q", &reference], "").await?;
+    ensure!(code != 0, "nothing is kept yet: {text}");
+    let (code, text) = wharf(&login, "harbour").await?;
+    ensure!(code == 0, "{text}");
+    ensure!(!std::fs::read_to_string(&config)?.contains("Y2FwdGFpb"), "it is in the file");
+    api.images
+        .delete(wharf_proto::v1::DeleteImageRequest { image: reference.clone(), force: true })
+        .await?;
+    let (code, text) = wharf(&["run", "--rm", &reference, "echo", "pulled"], "").await?;
+    ensure!(code == 0 && text.contains("pulled"), "{text}");
+    let (code, text) = wharf(&["logout", &address], "").await?;
+    ensure!(code == 0 && text.contains("Removing login credentials"), "{text}");
+    let (_, text) = wharf(&["logout", &address], "").await?;
+    ensure!(text.contains("Not logged in"), "{text}");
+    let (code, text) = wharf(&["image", "tags", &reference], "").await?;
+    ensure!(code != 0, "it knows nobody any more: {text}");
+    world.finish().await
 }

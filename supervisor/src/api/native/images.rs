@@ -16,7 +16,7 @@ use super::{
     translate::{namespace, prune_filter, timestamp},
 };
 use crate::{
-    drivers::registry::Credentials,
+    drivers::{registry::Credentials, unpack::Spent},
     fault::Fault as _,
     services::images::{
         Error, Extent, Force, Image, Images, Progress, PullRequest, Reporter, Stage, Unneeded,
@@ -96,6 +96,7 @@ impl images_server::Images for ImagesApi {
             Ok(v1::pull_image_response::Kind::Done(v1::PullDone {
                 image: Some(new_message(&images, &pulled.image).await?),
                 up_to_date: pulled.up_to_date,
+                spent: Some(spent_message(reporter.spent())),
             }))
         });
         Ok(Response::new(answers))
@@ -292,6 +293,17 @@ async fn forward(
         if pieces.send(piece).await.is_err() || failed {
             return;
         }
+    }
+}
+
+fn spent_message(spent: Spent) -> v1::TimeSpent {
+    let micros = |spent: std::time::Duration| u64::try_from(spent.as_micros()).unwrap_or(u64::MAX);
+    v1::TimeSpent {
+        network_us: micros(spent.network),
+        hash_us: micros(spent.hash),
+        inflate_us: micros(spent.inflate),
+        write_us: micros(spent.write),
+        flush_us: micros(spent.flush),
     }
 }
 

@@ -2,13 +2,37 @@
 
 use std::{
     fs::{self, File},
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
     sync::atomic::Ordering,
+    time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::{Algorithm, Blob, ContentStore, Digest, Error, Hasher};
+
+/// A part of a blob that is smaller is sooner fetched than found.
+const WORTH_BYTES: u64 = 1 << 20;
+/// A part that nobody has come back for is garbage.
+const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
+const PRIOR_BYTES: usize = 256 << 10;
+
+/// Whether the file is a part of a blob, by its name: others have numbers.
+fn is_part(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.replacen('-', ":", 1).parse::<Digest>().is_ok()
+}
+
+/// Whether a file of an earlier process may be gone on with.
+pub(super) fn is_worth_keeping(path: &Path) -> bool {
+    let age = |meta: &fs::Metadata| meta.modified().ok().and_then(|at| at.elapsed().ok());
+    let worth = |meta: fs::Metadata| {
+        meta.is_file() && meta.len() >= WORTH_BYTES && age(&meta).is_none_or(|age| age < MAX_AGE)
+    };
+    is_part(path) && fs::symlink_metadata(path).is_ok_and(worth)
+}
 
 /// Bytes on their way into the store; dropped before the commit, they leave nothing.
 #[derive(Debug)]
@@ -20,7 +44,41 @@ pub struct Ingest {
     expected: Option<Digest>,
     announced: Option<u64>,
     written: u64,
+    hashing: Duration,
+    writing: Duration,
+    keep: bool,
     committed: bool,
+}
+
+/// What there is of a blob that did not come whole.
+#[derive(Debug)]
+pub struct Prior {
+    file: File,
+    left: u64,
+    have: u64,
+}
+
+impl Prior {
+    /// All bytes of it.
+    #[must_use]
+    pub fn have(&self) -> u64 {
+        self.have
+    }
+
+    /// The next of them; None after the last.
+    ///
+    /// # Errors
+    /// When they can't be read.
+    pub fn next(&mut self) -> io::Result<Option<Bytes>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let most = usize::try_from(self.left).unwrap_or(PRIOR_BYTES).min(PRIOR_BYTES);
+        let mut chunk = vec![0; most];
+        self.file.read_exact(&mut chunk)?;
+        self.left -= most as u64;
+        Ok(Some(chunk.into()))
+    }
 }
 
 impl Ingest {
@@ -47,8 +105,79 @@ impl Ingest {
             expected,
             announced,
             written: 0,
+            hashing: Duration::ZERO,
+            writing: Duration::ZERO,
+            keep: false,
             committed: false,
         })
+    }
+
+    /// A download that an earlier process or caller may have begun: what is there of it is given
+    /// back, to be read and replayed first.
+    pub(super) fn resume(
+        store: &ContentStore,
+        expected: &Digest,
+        size: u64,
+    ) -> Result<(Self, Option<Prior>), Error> {
+        let afresh = || Self::begin(store, Some(expected.clone()), Some(size)).map(|i| (i, None));
+        let name = format!("{}-{}", expected.algorithm().as_str(), expected.hex());
+        let path = store.incoming().join(name);
+        let io = |action, e| Error::io(action, &path, e);
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| io("make", e))?;
+        // Somebody who was given up may still be at it.
+        if file.try_lock().is_err() {
+            return afresh();
+        }
+        let meta = file.metadata().map_err(|e| io("look at", e))?;
+        // ... or has just given it its name.
+        if fs::symlink_metadata(&path).map_or(true, |named| named.ino() != meta.ino()) {
+            return afresh();
+        }
+        let have = if meta.len() < size { meta.len() } else { 0 };
+        file.set_len(have).map_err(|e| io("shorten", e))?;
+        file.seek(SeekFrom::End(0)).map_err(|e| io("read", e))?;
+        let prior = match have {
+            0 => None,
+            _ => Some(Prior {
+                file: File::open(&path).map_err(|e| io("open", e))?,
+                left: have,
+                have,
+            }),
+        };
+        let ingest = Self {
+            store: store.clone(),
+            hasher: Hasher::new(expected.algorithm()),
+            path,
+            file,
+            expected: Some(expected.clone()),
+            announced: Some(size),
+            written: 0,
+            hashing: Duration::ZERO,
+            writing: Duration::ZERO,
+            keep: false,
+            committed: false,
+        };
+        Ok((ingest, prior))
+    }
+
+    /// Bytes that are in its file already.
+    pub fn replay(&mut self, bytes: &[u8]) {
+        self.written += bytes.len() as u64;
+        let begun = Instant::now();
+        self.hasher.update(bytes);
+        self.hashing += begun.elapsed();
+    }
+
+    /// What has come so far is worth keeping if the rest does not come.
+    pub fn keep_part(&mut self) {
+        self.keep = true;
     }
 
     /// Bytes taken in so far.
@@ -72,8 +201,19 @@ impl Ingest {
                 found: self.written,
             });
         }
+        let begun = Instant::now();
         self.hasher.update(bytes);
-        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
+        let hashed = Instant::now();
+        self.hashing += hashed - begun;
+        let written = self.file.write_all(bytes);
+        self.writing += hashed.elapsed();
+        written.map_err(|e| Error::io("write", &self.path, e))
+    }
+
+    /// What hashing and writing have taken so far.
+    #[must_use]
+    pub fn spent(&self) -> (Duration, Duration) {
+        (self.hashing, self.writing)
     }
 
     /// Checks size and digest and gives the blob its name. It is there for this process at once, and
@@ -121,7 +261,8 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        if !self.committed {
+        let len = || self.file.metadata().map_or(0, |meta| meta.len());
+        if !self.committed && !(self.keep && len() >= WORTH_BYTES && is_part(&self.path)) {
             // What stays is garbage that the next start removes.
             let _ = fs::remove_file(&self.path);
         }

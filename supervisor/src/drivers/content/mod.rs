@@ -23,7 +23,7 @@ use std::{
 
 pub use digest::{Algorithm, Digest, Hasher, ParseError};
 pub use error::Error;
-pub use ingest::Ingest;
+pub use ingest::{Ingest, Prior};
 
 /// A blob that is in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +93,15 @@ impl ContentStore {
     /// When its file can't be made.
     pub fn ingest(&self, expected: Option<&Digest>, size: Option<u64>) -> Result<Ingest, Error> {
         Ingest::begin(self, expected.cloned(), size)
+    }
+
+    /// Begins to take a blob in, or goes on where an earlier download of it broke off: what is given
+    /// beside it is to be replayed first.
+    ///
+    /// # Errors
+    /// When its file can't be made or read.
+    pub fn resume(&self, expected: &Digest, size: u64) -> Result<(Ingest, Option<Prior>), Error> {
+        Ingest::resume(self, expected, size)
     }
 
     /// Takes in bytes that are at hand.
@@ -179,13 +188,17 @@ impl ContentStore {
         flushed.map_err(|e| Error::io("flush", &self.root, e))
     }
 
-    /// Removes what an earlier process had on its way in, and every blob that is not in `keep`. Only
-    /// before anything else uses the store. Answers with what it removed.
+    /// Removes what an earlier process had on its way in, but for parts of downloads that can go on,
+    /// and every blob that is not in `keep`. Only before anything else uses the store. Answers with
+    /// what it removed.
     ///
     /// # Errors
     /// When a folder can't be read or a file not removed.
     pub fn sweep(&self, keep: &HashSet<Digest>) -> Result<Vec<Blob>, Error> {
         for path in list(&self.incoming())? {
+            if ingest::is_worth_keeping(&path) {
+                continue;
+            }
             fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         }
         self.retain(keep)

@@ -221,7 +221,7 @@ pub(super) fn of(settings: &Settings, reference: &Reference) -> Result<Vec<Host>
         let folder = settings.hosts_folder.join(name);
         let path = folder.join(FILE);
         match fs::read_to_string(&path) {
-            Ok(text) => return parse(&text, &path, reference),
+            Ok(text) => return parse(&text, &path, reference, |path| fs::read(path)),
             Err(e)
                 if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             Err(source) => return Err(HostsError::Read { path, source }),
@@ -241,7 +241,7 @@ pub(super) fn of(settings: &Settings, reference: &Reference) -> Result<Vec<Host>
 /// # Errors
 /// When it is not.
 pub fn check(text: &str, reference: &Reference) -> Result<usize, HostsError> {
-    parse(text, Path::new(FILE), reference).map(|hosts| hosts.len())
+    parse(text, Path::new(FILE), reference, |_| Ok(Vec::new())).map(|hosts| hosts.len())
 }
 
 /// `*.crt` to trust, and `*.cert` with its `*.key` to show.
@@ -272,24 +272,33 @@ fn add_dockers_files(folder: &Path, host: &mut Host) -> Result<(), HostsError> {
     Ok(())
 }
 
-fn parse(text: &str, path: &Path, reference: &Reference) -> Result<Vec<Host>, HostsError> {
+/// Reads a file that a `hosts.toml` names.
+type ReadFile = fn(&Path) -> io::Result<Vec<u8>>;
+
+fn parse(
+    text: &str,
+    path: &Path,
+    reference: &Reference,
+    read: ReadFile,
+) -> Result<Vec<Host>, HostsError> {
     let syntax = |source| HostsError::Syntax { path: path.into(), source };
     let mut whole: Whole = toml::from_str(text).map_err(syntax)?;
     let mut hosts = Vec::new();
     for url in in_order(text).map_err(syntax)? {
         if let Some(entry) = whole.host.remove(&url) {
-            hosts.push(host(&url, Role::Mirror, &entry, path)?);
+            hosts.push(host(&url, Role::Mirror, &entry, path, read)?);
         }
     }
     hosts.push(match &whole.server {
-        Some(url) => host(url, Role::Origin, &whole.origin, path)?,
+        Some(url) => host(url, Role::Origin, &whole.origin, path, read)?,
         None => {
             let default = Host::default_of(reference);
             let scheme = match default.scheme {
                 Scheme::Http => "http",
                 Scheme::Https => "https",
             };
-            host(&format!("{scheme}://{}", default.address), Role::Origin, &whole.origin, path)?
+            let url = format!("{scheme}://{}", default.address);
+            host(&url, Role::Origin, &whole.origin, path, read)?
         }
     });
     Ok(hosts)
@@ -343,7 +352,13 @@ fn split_url(url: &str, join: Join) -> Result<(Scheme, String, String), String> 
     Ok((scheme, address.to_owned(), path))
 }
 
-fn host(url: &str, role: Role, entry: &Entry, path: &Path) -> Result<Host, HostsError> {
+fn host(
+    url: &str,
+    role: Role,
+    entry: &Entry,
+    path: &Path,
+    read_file: ReadFile,
+) -> Result<Host, HostsError> {
     let problem = |problem: String| HostsError::Problem { path: path.into(), problem };
     let join = if entry.override_path == Some(true) { Join::Nothing } else { Join::Api };
     let (scheme, address, api) = split_url(url, join).map_err(problem)?;
@@ -356,7 +371,7 @@ fn host(url: &str, role: Role, entry: &Entry, path: &Path) -> Result<Host, Hosts
     let folder = path.parent().unwrap_or(path);
     let read = |file: &PathBuf| {
         let file = folder.join(file);
-        fs::read(&file).map_err(|source| HostsError::Read { path: file, source })
+        read_file(&file).map_err(|source| HostsError::Read { path: file, source })
     };
     let ca = entry.ca.as_ref().map_or(&[][..], OneOrMany::as_slice);
     let identity = match entry.client.as_ref().map_or(&[][..], OneOrMany::as_slice) {

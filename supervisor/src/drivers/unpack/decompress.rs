@@ -6,11 +6,14 @@
 use std::{
     io::{self, BufRead, BufReader, Cursor, Read},
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     thread::Scope,
+    time::{Duration, Instant},
 };
+
+use super::{Spent, timed};
 
 use crate::drivers::content::{Algorithm, Digest, Hasher};
 
@@ -76,16 +79,25 @@ pub fn reader<'a>(mut source: impl Read + Send + 'a) -> io::Result<Box<dyn Read 
 struct Watched<'a, R> {
     source: R,
     failed: &'a AtomicBool,
+    /// Taken by the source, which is not the decompressor's.
+    inflate_ns: &'a AtomicU64,
 }
 
 impl<R: Read> Read for Watched<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.source.read(buf).inspect_err(|e| {
+        let begun = Instant::now();
+        let read = self.source.read(buf);
+        self.inflate_ns.fetch_sub(nanos(begun), Ordering::Relaxed);
+        read.inspect_err(|e| {
             if e.kind() != io::ErrorKind::Interrupted {
                 self.failed.store(true, Ordering::Release);
             }
         })
     }
+}
+
+fn nanos(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The decompressed bytes as they arrive, hashed.
@@ -99,6 +111,8 @@ pub(super) struct Chunks {
     total: u64,
     limit: u64,
     ended: bool,
+    /// Of which `network` is the time without a chunk.
+    spent: Spent,
 }
 
 /// Starts to decompress `source`. The thread ends when the source does or the answer is dropped.
@@ -106,13 +120,18 @@ pub(super) fn spawn<'scope, 'env, R: Read + Send + 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     source: R,
     failed: &'scope AtomicBool,
+    inflate_ns: &'scope AtomicU64,
     limit: u64,
 ) -> io::Result<Chunks> {
     let (full, chunks) = sync_channel(CHUNKS);
     let (empty, recycled) = channel();
-    std::thread::Builder::new()
-        .name("inflate".into())
-        .spawn_scoped(scope, move || pump(Watched { source, failed }, &full, &recycled))?;
+    std::thread::Builder::new().name("inflate".into()).spawn_scoped(scope, move || {
+        let begun = Instant::now();
+        let watched = Watched { source, failed, inflate_ns };
+        let idle = pump(watched, &full, &recycled);
+        let idle = u64::try_from(idle.as_nanos()).unwrap_or(u64::MAX);
+        inflate_ns.fetch_add(nanos(begun).saturating_sub(idle), Ordering::Relaxed);
+    })?;
     Ok(Chunks {
         full: chunks,
         empty,
@@ -122,6 +141,7 @@ pub(super) fn spawn<'scope, 'env, R: Read + Send + 'scope>(
         total: 0,
         limit,
         ended: false,
+        spent: Spent::default(),
     })
 }
 
@@ -129,8 +149,9 @@ fn pump(
     mut source: impl Read + Send,
     full: &SyncSender<io::Result<Vec<u8>>>,
     recycled: &Receiver<Vec<u8>>,
-) {
-    let result = pump_decompressed(&mut source, full, recycled).and_then(|()| {
+) -> Duration {
+    let mut idle = Duration::ZERO;
+    let result = pump_decompressed(&mut source, full, recycled, &mut idle).and_then(|()| {
         // Whatever follows still counts for the blob's digest.
         io::copy(&mut source, &mut io::sink()).map(drop)
     });
@@ -138,12 +159,14 @@ fn pump(
         // A receiver that has gone has had its own error.
         let _ = full.send(Err(error));
     }
+    idle
 }
 
 fn pump_decompressed(
     source: &mut (impl Read + Send),
     full: &SyncSender<io::Result<Vec<u8>>>,
     recycled: &Receiver<Vec<u8>>,
+    idle: &mut Duration,
 ) -> io::Result<()> {
     let mut reader = reader(source)?;
     loop {
@@ -160,7 +183,7 @@ fn pump_decompressed(
         }
         let ended = len < chunk.len();
         chunk.truncate(len);
-        if full.send(Ok(chunk)).is_err() {
+        if timed(idle, || full.send(Ok(chunk))).is_err() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         if ended {
@@ -171,11 +194,11 @@ fn pump_decompressed(
 
 impl Chunks {
     /// Reads what is left and answers with the digest of all.
-    pub(super) fn finish(mut self) -> io::Result<Digest> {
+    pub(super) fn finish(mut self) -> io::Result<(Digest, Spent)> {
         loop {
             let n = self.fill_buf()?.len();
             if n == 0 {
-                return Ok(self.hasher.finish());
+                return Ok((self.hasher.finish(), self.spent));
             }
             self.consume(n);
         }
@@ -189,14 +212,14 @@ impl Chunks {
                 // The other side may have ended already.
                 let _ = self.empty.send(spent);
             }
-            match self.full.recv() {
+            match timed(&mut self.spent.network, || self.full.recv()) {
                 Err(_) => self.ended = true,
                 Ok(Err(e)) => {
                     self.ended = true;
                     return Err(e);
                 }
                 Ok(Ok(chunk)) => {
-                    self.hasher.update(&chunk);
+                    timed(&mut self.spent.hash, || self.hasher.update(&chunk));
                     self.total += chunk.len() as u64;
                     self.current = chunk;
                     if self.total > self.limit {

@@ -15,14 +15,22 @@ mod decompress;
 mod error;
 mod limits;
 mod parents;
+mod spent;
 pub mod tar;
 mod whiteout;
 
-use std::{fs::File, io::Read, path::Path, sync::atomic::AtomicBool, sync::atomic::Ordering};
+use std::{
+    fs::File,
+    io::Read,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
 
 pub use decompress::{Compression, reader as decompress};
 pub use error::Error;
 pub use limits::Limits;
+pub use spent::{Spent, timed};
 
 use apply::Applier;
 
@@ -38,6 +46,8 @@ pub struct Unpacked {
     /// Folders that have no entry of their own but something in them: their mode and owner are the
     /// lower layers' business. Relative paths; the empty one is the layer's root.
     pub implicit: Vec<Vec<u8>>,
+    /// Of decompressing, hashing and writing files.
+    pub spent: Spent,
 }
 
 /// Where a layer goes.
@@ -64,26 +74,36 @@ pub fn unpack(
     };
     let mut applier = Applier::new(open(target.folder)?, open(target.trash)?);
     let source_failed = AtomicBool::new(false);
-    let diff_id = std::thread::scope(|scope| {
-        let total = limits.total_bytes;
-        let chunks = decompress::spawn(scope, source, &source_failed, total).map_err(|e| {
-            Error::Folder { action: "start a thread for", path: target.folder.into(), source: e }
+    let inflate_ns = AtomicU64::new(0);
+    let begun = Instant::now();
+    let (diff_id, mut spent) =
+        std::thread::scope(|scope| {
+            let total = limits.total_bytes;
+            let chunks = decompress::spawn(scope, source, &source_failed, &inflate_ns, total)
+                .map_err(|e| Error::Folder {
+                    action: "start a thread for",
+                    path: target.folder.into(),
+                    source: e,
+                })?;
+            let mut tar = tar::TarReader::new(chunks, *limits);
+            let classify = |e| classify(e, &source_failed, total);
+            while let Some(entry) = tar.next_entry().map_err(|e| classify(Error::Tar(e)))? {
+                applier.apply(&entry, &mut tar).map_err(classify)?;
+            }
+            let chunks = tar.into_inner();
+            chunks.finish().map_err(|e| classify(Error::Tar(tar::Error::Read(e))))
         })?;
-        let mut tar = tar::TarReader::new(chunks, *limits);
-        let classify = |e| classify(e, &source_failed, total);
-        while let Some(entry) = tar.next_entry().map_err(|e| classify(Error::Tar(e)))? {
-            applier.apply(&entry, &mut tar).map_err(classify)?;
-        }
-        let chunks = tar.into_inner();
-        chunks.finish().map_err(|e| classify(Error::Tar(tar::Error::Read(e))))
-    })?;
+    // On this thread there is nothing else than waiting for chunks, hashing them and writing.
+    let waited = std::mem::take(&mut spent.network);
+    spent.write = begun.elapsed().saturating_sub(waited + spent.hash);
+    spent.inflate = Duration::from_nanos(inflate_ns.into_inner());
     if let Some(expected) = expected
         && *expected != diff_id
     {
         return Err(Error::DiffId { expected: expected.clone(), found: diff_id });
     }
     let (size_bytes, implicit) = applier.finish()?;
-    Ok(Unpacked { diff_id, size_bytes, implicit })
+    Ok(Unpacked { diff_id, size_bytes, implicit, spent })
 }
 
 /// Reading fails for three reasons that the reader can't tell apart; a limit is a limit, whoever kept

@@ -1,6 +1,6 @@
 //! From a manifest and a source of layers to a recorded image.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Instant};
 
 use oci_spec::image::ImageConfiguration;
 use tokio::{
@@ -20,6 +20,7 @@ use crate::{
         oci::{Manifest, Platform},
         signatures::Signature,
         snapshots::{LayerRecord, chain_ids},
+        unpack::Spent,
     },
     faultpoint,
     ids::Namespace,
@@ -112,7 +113,9 @@ impl Images {
         let inner = Arc::clone(&self.inner);
         let chain: Vec<Wanted> = wanted.clone();
         fault(faultpoint::step("image.layers.brought").await)?;
+        let begun = Instant::now();
         let (layers, records) = blocking(move || settle(&inner, &chain, layers)).await?;
+        reporter.add(Spent { flush: begun.elapsed(), ..Spent::default() });
         fault(faultpoint::step("image.settled").await)?;
         let image = self.commit(plan, &wanted, &records).await?;
         faultpoint::reach("image.committed").await;

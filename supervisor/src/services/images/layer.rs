@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
@@ -19,11 +20,11 @@ use super::{
 };
 use crate::{
     drivers::{
-        content::{ContentStore, Digest, Ingest},
+        content::{ContentStore, Digest, Ingest, Prior},
         oci::Descriptor,
         registry::Session,
         snapshots::{LayerRecord, NewLayer, Snapshotter},
-        unpack::{self, Limits, Target, Unpacked},
+        unpack::{self, Limits, Spent, Target, Unpacked, timed},
     },
     faultpoint,
 };
@@ -147,7 +148,8 @@ enum Unpack {
 
 type New = Option<(NewLayer, Unpacked)>;
 
-/// Network, blob's digest, decompressor, diff id and files at once: no byte is read twice.
+/// Network, blob's digest, decompressor, diff id and files at once: no byte is read twice. It goes on
+/// where an earlier one broke off.
 async fn download(
     inner: &Arc<Inner>,
     wanted: &Wanted,
@@ -155,15 +157,44 @@ async fn download(
     reporter: &Reporter,
     unpack: Unpack,
 ) -> Result<New, Error> {
+    let mut went_on = false;
+    match download_once(inner, wanted, session, reporter, unpack, &mut went_on).await {
+        // What was left from earlier may be what is bad. It is gone now.
+        Err(error) if went_on && !matches!(error, Error::Registry(_) | Error::Cancelled) => {
+            let error = crate::fault::chain(&error);
+            tracing::warn!(blob = %wanted.blob.digest, error, "once more from the beginning");
+            download_once(inner, wanted, session, reporter, unpack, &mut went_on).await
+        }
+        result => result,
+    }
+}
+
+async fn download_once(
+    inner: &Arc<Inner>,
+    wanted: &Wanted,
+    session: &Session,
+    reporter: &Reporter,
+    unpack: Unpack,
+    went_on: &mut bool,
+) -> Result<New, Error> {
+    let (ingest, prior) = {
+        let (inner, blob) = (Arc::clone(inner), wanted.blob.clone());
+        blocking(move || Ok(inner.content.resume(&blob.digest, blob.size)?)).await?
+    };
+    let offset = prior.as_ref().map_or(0, Prior::have);
+    *went_on = offset > 0;
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
     let size = wanted.blob.size;
     let meter = Meter::new(reporter, wanted.blob.digest.to_string(), Stage::Downloading, size);
     let receiving = {
         let (inner, wanted) = (Arc::clone(inner), wanted.clone());
         // Ends when the sender is gone, so dropping this future ends it too.
-        tokio::task::spawn_blocking(move || receive(&inner, &wanted, receiver, meter, unpack))
+        tokio::task::spawn_blocking(move || {
+            let incoming = Incoming { ingest, prior, receiver };
+            receive(&inner, &wanted, incoming, meter, unpack)
+        })
     };
-    let sent = session.stream(&wanted.blob, 0, &sender).await;
+    let sent = session.stream(&wanted.blob, offset, &sender).await;
     drop(sender);
     let received = match receiving.await {
         Ok(received) => received,
@@ -175,17 +206,34 @@ async fn download(
     received
 }
 
+/// A blob on its way.
+struct Incoming {
+    ingest: Ingest,
+    /// What an earlier download has left.
+    prior: Option<Prior>,
+    /// The rest.
+    receiver: mpsc::Receiver<Bytes>,
+}
+
 fn receive(
     inner: &Inner,
     wanted: &Wanted,
-    receiver: mpsc::Receiver<Bytes>,
+    incoming: Incoming,
     meter: Meter,
     unpack: Unpack,
 ) -> Result<New, Error> {
     let blob = &wanted.blob;
-    let ingest = inner.content.ingest(Some(&blob.digest), Some(blob.size))?;
-    let mut tee =
-        Tee { receiver, current: Bytes::new(), ingest, size: blob.size, meter, failure: None };
+    let Incoming { ingest, prior, receiver } = incoming;
+    let mut tee = Tee {
+        receiver,
+        prior,
+        current: Bytes::new(),
+        ingest,
+        size: blob.size,
+        meter,
+        waited: Duration::ZERO,
+        failure: None,
+    };
     let result = match unpack {
         Unpack::No => io::copy(&mut tee, &mut io::sink())
             .map(|_| None)
@@ -195,12 +243,29 @@ fn receive(
     match result {
         Ok(new) => {
             fault(faultpoint::step_blocking("layer.blob.written"))?;
+            let (hash, write) = tee.ingest.spent();
+            let mut spent = Spent { network: tee.waited, hash, write, ..Spent::default() };
+            spent += new.as_ref().map(|(_, unpacked)| unpacked.spent).unwrap_or_default();
+            tell_spent(&tee.meter, blob, spent);
             tee.ingest.commit()?;
             fault(faultpoint::step_blocking("layer.blob.named"))?;
             Ok(new)
         }
         Err(error) => Err(tee.explain(error)),
     }
+}
+
+fn tell_spent(meter: &Meter, blob: &Descriptor, spent: Spent) {
+    meter.spend(spent);
+    tracing::debug!(
+        blob = %blob.digest,
+        bytes = blob.size,
+        network_ms = spent.network.as_millis(),
+        hash_ms = spent.hash.as_millis(),
+        inflate_ms = spent.inflate.as_millis(),
+        write_ms = spent.write.as_millis(),
+        "layer is here",
+    );
 }
 
 fn unpack_stored(
@@ -211,7 +276,10 @@ fn unpack_stored(
 ) -> Result<Layer, Error> {
     let mut reader = Metered { reader: inner.content.open_blob(&wanted.blob.digest)?, meter, stop };
     match unpack_new(&*inner.snapshots, &mut reader, wanted, &inner.limits) {
-        Ok((layer, unpacked)) => Ok(Layer::New(layer, unpacked)),
+        Ok((layer, unpacked)) => {
+            tell_spent(&reader.meter, &wanted.blob, unpacked.spent);
+            Ok(Layer::New(layer, unpacked))
+        }
         Err(error) => {
             // Was it the blob? Its digest is known at its end only.
             let _ = io::copy(&mut reader, &mut io::sink());
@@ -243,10 +311,14 @@ fn layer_error(blob: &Descriptor, source: unpack::Error) -> Error {
 /// Gives the bytes of a download to the content store and to the unpacker.
 struct Tee {
     receiver: mpsc::Receiver<Bytes>,
+    /// What an earlier download has left, which goes first.
+    prior: Option<Prior>,
     current: Bytes,
     ingest: Ingest,
     size: u64,
     meter: Meter,
+    /// For the network.
+    waited: Duration,
     failure: Option<Error>,
 }
 
@@ -274,7 +346,21 @@ impl Read for Tee {
             if self.ingest.written() == self.size {
                 return Ok(0);
             }
-            let Some(chunk) = self.receiver.blocking_recv() else {
+            if let Some(prior) = &mut self.prior {
+                let chunk = prior.next()?;
+                match chunk {
+                    Some(chunk) => {
+                        self.ingest.replay(&chunk);
+                        self.meter.advance(chunk.len() as u64);
+                        self.current = chunk;
+                    }
+                    None => self.prior = None,
+                }
+                return self.read(buf);
+            }
+            let Some(chunk) = timed(&mut self.waited, || self.receiver.blocking_recv()) else {
+                // The rest may come another day.
+                self.ingest.keep_part();
                 return Err(io::ErrorKind::UnexpectedEof.into());
             };
             self.meter.advance(chunk.len() as u64);

@@ -1,6 +1,10 @@
 //! How far a pull or import is. Told, never waited for: who is slow to listen misses some.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use tokio::sync::mpsc;
+
+use crate::drivers::unpack::Spent;
 
 /// Bytes between two words about one blob.
 const STEP_BYTES: u64 = 1 << 20;
@@ -41,17 +45,30 @@ pub struct Progress {
 
 /// Where progress goes, if anyone listens.
 #[derive(Clone, Debug, Default)]
-pub struct Reporter(Option<mpsc::Sender<Progress>>);
+pub struct Reporter {
+    listener: Option<mpsc::Sender<Progress>>,
+    spent: Arc<Mutex<Spent>>,
+}
 
 impl Reporter {
     /// To this listener.
     #[must_use]
     pub fn new(listener: mpsc::Sender<Progress>) -> Self {
-        Self(Some(listener))
+        Self { listener: Some(listener), spent: Arc::default() }
+    }
+
+    /// Where the time has gone so far, of all layers.
+    #[must_use]
+    pub fn spent(&self) -> Spent {
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, spent: Spent) {
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner) += spent;
     }
 
     pub(super) fn tell(&self, item: &str, stage: Stage, current_bytes: u64, total_bytes: u64) {
-        if let Some(listener) = &self.0 {
+        if let Some(listener) = &self.listener {
             let item = item.to_owned();
             // Full or gone: the next word or the answer says all that matters.
             let _ = listener.try_send(Progress { item, stage, current_bytes, total_bytes });
@@ -75,6 +92,10 @@ impl Meter {
         reporter.tell(&item, stage, 0, total_bytes);
         let reporter = reporter.clone();
         Self { reporter, item, stage, total_bytes, current_bytes: 0, told_bytes: 0 }
+    }
+
+    pub(super) fn spend(&self, spent: Spent) {
+        self.reporter.add(spent);
     }
 
     pub(super) fn advance(&mut self, bytes: u64) {
