@@ -132,7 +132,7 @@ async fn the_command_line_logs_in_and_pushes() -> Result<()> {
             }
             child.wait_with_output()
         });
-        let output = soon("wharf ends", async { Ok(run.await??) }).await?;
+        let output = soon("wharf ends", async { anyhow::Ok(run.await??) }).await?;
         let text = [output.stdout, output.stderr].concat();
         Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
     };
