@@ -69,7 +69,7 @@ impl Prior {
     ///
     /// # Errors
     /// When they can't be read.
-    pub fn next(&mut self) -> io::Result<Option<Bytes>> {
+    pub fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         if self.left == 0 {
             return Ok(None);
         }
@@ -262,7 +262,8 @@ impl Ingest {
 impl Drop for Ingest {
     fn drop(&mut self) {
         let len = || self.file.metadata().map_or(0, |meta| meta.len());
-        if !self.committed && !(self.keep && len() >= WORTH_BYTES && is_part(&self.path)) {
+        let stays = self.committed || (self.keep && len() >= WORTH_BYTES && is_part(&self.path));
+        if !stays {
             // What stays is garbage that the next start removes.
             let _ = fs::remove_file(&self.path);
         }

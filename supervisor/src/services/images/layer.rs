@@ -347,7 +347,7 @@ impl Read for Tee {
                 return Ok(0);
             }
             if let Some(prior) = &mut self.prior {
-                let chunk = prior.next()?;
+                let chunk = prior.chunk()?;
                 match chunk {
                     Some(chunk) => {
                         self.ingest.replay(&chunk);
