@@ -85,7 +85,8 @@ impl Images {
         for loser in losers.values() {
             ops.put(&loser.key(), loser)?;
         }
-        let digest = image.digest().clone();
+        // What the name that was given points to: another one may point to less of the same index.
+        let digest = named(&image, asked).unwrap_or_else(|| image.digest()).clone();
         image.names.push(Name { reference: reference.clone(), digest });
         ops.put(&key(namespace, &reference), &NameRecord { image: image.id.clone() })?;
         ops.put(&image.key(), &image)?;
@@ -98,9 +99,13 @@ impl Images {
 
 /// What the name that was asked for points to; the manifest of an image that was asked for by id.
 fn target_of(image: &Image, asked: &str) -> Digest {
+    named(image, asked).unwrap_or(&image.manifest_digest).clone()
+}
+
+fn named<'a>(image: &'a Image, asked: &str) -> Option<&'a Digest> {
     let name = asked.parse::<Reference>().map(|reference| reference.to_string());
-    let named = image.names.iter().find(|n| name.as_ref() == Ok(&n.reference));
-    named.map_or_else(|| image.manifest_digest.clone(), |n| n.digest.clone())
+    let name = image.names.iter().find(|n| name.as_ref() == Ok(&n.reference));
+    name.map(|name| &name.digest)
 }
 
 /// Sends what is written.
