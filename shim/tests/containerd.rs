@@ -257,3 +257,24 @@ fn a_runtime_that_is_not_there_is_named() {
     assert_eq!(error.code, 9);
     assert!(error.message.contains("/absent/runc"), "{}", error.message);
 }
+
+#[test]
+fn a_create_from_a_checkpoint_is_refused() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    world.write_config(&Container::sh("true"));
+    for (checkpoint, parent) in [("/tmp/image", ""), ("", "/tmp/parent")] {
+        let request = task::CreateTaskRequest {
+            id: world.id.clone(),
+            bundle: world.bundle.display().to_string(),
+            checkpoint: checkpoint.to_owned(),
+            parent_checkpoint: parent.to_owned(),
+            ..Default::default()
+        };
+        let refused = client.task::<task::CreateTaskResponse>("Create", &request);
+        assert_eq!(refused.expect_err("refused").code, 12, "UNIMPLEMENTED");
+    }
+    // Nothing was begun.
+    client.shutdown(&world.id);
+}

@@ -26,6 +26,8 @@ pub(crate) enum EdgeError {
     Stream { stream: u32, last: u32 },
     #[error("more than {0} calls wait on this connection")]
     TooManyCalls(usize),
+    #[error("a container is not made from a checkpoint here")]
+    FromCheckpoint,
     #[error("streams are not served here")]
     Streaming,
     #[error("binary {0:?} is not an absolute path")]
@@ -47,7 +49,9 @@ impl From<IdError> for EdgeError {
 impl EdgeError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Service(_) | Self::Method(_) | Self::Streaming => Kind::Unsupported,
+            Self::Service(_) | Self::Method(_) | Self::Streaming | Self::FromCheckpoint => {
+                Kind::Unsupported
+            }
             Self::Message(_) | Self::Stream { .. } | Self::Bundle(_) | Self::Binary(_) => {
                 Kind::Invalid
             }

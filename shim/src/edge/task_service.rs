@@ -110,6 +110,9 @@ fn inside(method: &str, payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, Edge
 
 fn create(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
     let asked = wire::CreateTaskRequest::decode(payload)?;
+    if !asked.checkpoint.is_empty() || !asked.parent_checkpoint.is_empty() {
+        return Err(EdgeError::FromCheckpoint);
+    }
     let options = create_options::parse(asked.options.as_ref())?;
     let bundle = PathBuf::from(&asked.bundle);
     if !bundle.is_absolute() {
