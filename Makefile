@@ -88,10 +88,14 @@ fuzz:
 	@tests/fuzz/run.sh '$(FUZZ)' '$(or $(SECONDS),60)'
 
 # Long runs that look for what is left: make soak SOAK=shim, with EXECS and ROUNDS for less.
-SOAKS := shim
+SOAKS := shim upgrades lives flat
 soak: root build
 	@[ -n '$(filter $(SOAK),$(SOAKS))' ] || { echo 'SOAK is one of: $(SOAKS)' >&2; exit 2; }
 	@$(MAKE) --no-print-directory soak-$(SOAK)
+
+# WHARF_SOAK_ROUNDS upgrades, WHARF_SOAK_LIVES lives, for less than all.
+soak-upgrades soak-lives soak-flat: soak-%:
+	WHARF_BIN_DIR=$(BIN) $(CARGO) test --release -p wharf-tests --test e2e -- --ignored --nocapture --exact $(if $(filter upgrades,$*),upgrade,soak)::soak_$*
 
 soak-shim:
 	WHARF_SHIM=$(BIN)/wharf-shim EXECS=$(or $(EXECS),100000) ROUNDS=$(or $(ROUNDS),1000) \

@@ -166,7 +166,13 @@ impl Client {
             signal: signal.to_owned(),
         };
         let deadline = own.saturating_add(SLOW);
-        let answer = self.unary("Stop", deadline, self.containers().stop(request)).await?;
+        // Stopping twice is stopping: a supervisor that goes away in the middle is followed by one
+        // that is asked again.
+        let send = || {
+            let (mut containers, request) = (self.containers(), request.clone());
+            async move { containers.stop(request).await }
+        };
+        let answer = self.ask("Stop", deadline, send).await?;
         some("Stop", "the container", answer.container)
     }
 

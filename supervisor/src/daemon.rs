@@ -36,6 +36,7 @@ use crate::{
     drivers::{
         content::ContentStore,
         handover::Message,
+        memory,
         shims::Launcher,
         snapshots::{Native, Overlay, Snapshotter},
     },
@@ -97,6 +98,7 @@ pub fn main(config: Config) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
+    memory::frugal();
     let config = Arc::new(config);
     for folder in [&config.root, &config.state] {
         make_folder(folder)?;

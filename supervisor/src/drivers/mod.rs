@@ -5,6 +5,7 @@ pub mod content;
 pub mod handover;
 pub mod host;
 pub mod logs;
+pub mod memory;
 pub mod oci;
 pub mod pack;
 pub mod processes;

@@ -28,7 +28,8 @@ pub const SCHEMA: u32 = 1;
 const SCHEMA_KEY: &[u8] = b"schema";
 const META_TREE: &str = "meta";
 /// Bytes of sled's page cache.
-const CACHE_BYTES: u64 = 16 << 20;
+/// 1,000 containers' records are 4 MiB, and what is asked for most is in memory anyway.
+const CACHE_BYTES: u64 = 4 << 20;
 
 /// A handle to the one store; clones share it.
 #[derive(Clone, Debug)]

@@ -20,6 +20,8 @@ pub struct Plan {
     pub execs: usize,
     /// Containers for memory and restarts.
     pub containers: usize,
+    /// Containers of a large host; for Wharf only.
+    pub many: usize,
     /// Restarts.
     pub restarts: usize,
     /// Pulls.
@@ -34,12 +36,21 @@ impl Plan {
         lives_each: 8,
         execs: 30,
         containers: 50,
+        many: 1000,
         restarts: 7,
         pulls: 5,
     };
     /// To see that all of it works.
-    pub const QUICK: Self =
-        Self { rounds: 1, lives: 5, lives_each: 2, execs: 5, containers: 8, restarts: 2, pulls: 1 };
+    pub const QUICK: Self = Self {
+        rounds: 1,
+        lives: 5,
+        lives_each: 2,
+        execs: 5,
+        containers: 8,
+        many: 40,
+        restarts: 2,
+        pulls: 1,
+    };
 }
 
 /// Callers at the same time.
@@ -60,6 +71,12 @@ pub struct Figures {
     pub idle_rss_kib: u64,
     /// Of the daemon with all containers.
     pub full_rss_kib: u64,
+    /// Of the daemon that has started all of a large host's containers.
+    pub many_rss_kib: u64,
+    /// Of the daemon that has found all of them.
+    pub many_found_rss_kib: u64,
+    /// As `restart`, with all of them.
+    pub many_restart: Vec<Duration>,
     /// One pull with unpacking.
     pub pull: Vec<Duration>,
     /// From the start of the process to its answer with all containers.
@@ -201,6 +218,30 @@ impl<E: Engine> Peer<E> {
         Ok(())
     }
 
+    /// A large host: what the daemon takes with all its containers, started by eight callers, and how
+    /// it is restarted with them; `plan.containers` are there already. They are removed.
+    ///
+    /// # Errors
+    /// When the daemon fails.
+    pub async fn many(&mut self, plan: Plan) -> Result<()> {
+        let more: Vec<_> = (plan.containers..plan.many).map(|n| format!("many-{n}")).collect();
+        each_of(self.engine.caller()?, &more, async |mut caller, id| caller.sleeper(&id).await)
+            .await?;
+        self.figures.many_rss_kib = memory::rss_kib(self.engine.pid()?)?;
+        for _ in 0..plan.restarts {
+            self.engine.kill9()?;
+            let took = self.engine.restart_until_listed(plan.many).await?;
+            self.figures.many_restart.push(took);
+        }
+        // An exec in the last one: by then its task has found it, and the others theirs.
+        let mut caller = self.engine.caller()?;
+        for id in &more {
+            caller.exec(id, "found").await?;
+        }
+        self.figures.many_found_rss_kib = memory::rss_kib(self.engine.pid()?)?;
+        each_of(self.engine.caller()?, &more, async |mut caller, id| caller.remove(&id).await).await
+    }
+
     /// Removes everything.
     ///
     /// # Errors
@@ -216,4 +257,23 @@ impl<E: Engine> Peer<E> {
         self.engine.remove().await?;
         Ok(self.figures)
     }
+}
+
+/// Eight callers share the work.
+async fn each_of<C: Caller>(
+    caller: C,
+    ids: &[String],
+    work: impl AsyncFn(C, String) -> Result<()>,
+) -> Result<()> {
+    let streams = (0..CALLERS).map(|first| {
+        let (caller, work) = (&caller, &work);
+        async move {
+            for id in ids.iter().skip(first).step_by(CALLERS) {
+                work(caller.clone(), id.clone()).await.with_context(|| id.clone())?;
+            }
+            anyhow::Ok(())
+        }
+    });
+    futures_util::future::try_join_all(streams).await?;
+    Ok(())
 }

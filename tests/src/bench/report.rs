@@ -86,6 +86,39 @@ pub fn table(peers: &[String], rows: &[Row]) -> String {
     format!("{head}\n{line}\n{}\n", rows.join("\n"))
 }
 
+/// The lines about a large host, of one daemon beside nothing.
+#[must_use]
+pub fn many_rows(own: &Figures, containers: usize) -> Vec<Row> {
+    let row = |what: String, unit, figure: f64, budget| Row {
+        what,
+        unit,
+        more_is_better: false,
+        figures: vec![Some(figure), None],
+        budget,
+    };
+    let n = containers;
+    vec![
+        row(
+            format!("supervisor RSS, {n} containers started"),
+            "MiB",
+            mib(own.many_rss_kib),
+            "50 MiB",
+        ),
+        row(
+            format!("supervisor RSS, {n} containers found after a restart"),
+            "MiB",
+            mib(own.many_found_rss_kib),
+            "50 MiB",
+        ),
+        row(
+            format!("restart to first answer, {n} containers"),
+            "ms",
+            median_ms(&own.many_restart),
+            "300 ms",
+        ),
+    ]
+}
+
 /// The lines about daemons.
 #[must_use]
 pub fn daemon_rows(peers: &[Option<&Figures>], containers: usize) -> Vec<Row> {

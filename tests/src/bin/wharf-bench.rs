@@ -13,7 +13,7 @@ use wharf_tests::{
         containerd::Containerd,
         daemons::{CALLERS, Peer, Plan},
         images,
-        report::{Row, daemon_rows, median, median_ms, table},
+        report::{Row, daemon_rows, many_rows, median, median_ms, table},
         runtimes::{self, Bundle},
         shims,
         wharf::Wharf,
@@ -163,6 +163,10 @@ async fn daemons(plan: Plan, image: &Image, wharf: bool, containerd: bool) -> Re
     for _ in 0..plan.restarts {
         each!(restart, plan);
     }
+    if let Some(own) = own.as_mut() {
+        eprintln!("{} containers, and restarts", plan.many);
+        own.many(plan).await.context("many")?;
+    }
     let steps = match steps.as_slice() {
         [] => String::new(),
         steps => format!("A life on Wharf: {}.\n", steps.join(", ")),
@@ -185,6 +189,7 @@ async fn daemons(plan: Plan, image: &Image, wharf: bool, containerd: bool) -> Re
         figures: vec![Some(median(log_rates)), None],
         budget: "500 MiB/s a core",
     });
+    rows.extend(own.as_ref().map(|own| many_rows(own, plan.many)).unwrap_or_default());
     let lives = plan.rounds * plan.lives;
     Ok(format!(
         "{}\n{}{lives} lives, {} with {CALLERS} callers, {} execs, {} restarts each.\n",

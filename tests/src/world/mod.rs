@@ -170,11 +170,19 @@ impl World {
     /// # Errors
     /// When its program is missing, or one runs already.
     pub fn spawn(&mut self) -> Result<()> {
+        self.spawn_as(self.daemon_command()?)
+    }
+
+    /// As [`World::spawn`], by a command that becomes the daemon.
+    ///
+    /// # Errors
+    /// As [`World::spawn`].
+    pub fn spawn_as(&mut self, command: Command) -> Result<()> {
         if self.daemon.is_some() {
             bail!("a daemon runs already");
         }
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        self.daemon = Some(Daemon::spawn(self.daemon_command()?, log)?);
+        self.daemon = Some(Daemon::spawn(command, log)?);
         Ok(())
     }
 

@@ -28,6 +28,7 @@ mod python;
 mod registry;
 mod restart;
 mod scale;
+mod soak;
 mod stdio;
 mod tls;
 mod upgrade;

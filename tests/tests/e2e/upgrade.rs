@@ -162,6 +162,7 @@ async fn under_load(rounds: usize, callers: usize, pause: Duration) -> Result<()
         }];
         api.run(ends).await?.id
     };
+    let stubborn = api.run(script("trap '' TERM; while :; do sleep 1; done")).await?.id;
     let seen = Arc::new(Seen::default());
     let mut load = JoinSet::new();
     for _ in 0..callers {
@@ -237,6 +238,11 @@ async fn under_load(rounds: usize, callers: usize, pause: Duration) -> Result<()
         async move { Ok(own.wait_container(&ends, false).await?) }
     });
 
+    let stopped = task({
+        let own = own.clone();
+        async move { Ok(own.stop_container(&stubborn, Some(Duration::from_secs(2)), "").await?) }
+    });
+
     for round in 0..rounds {
         let calls = seen.calls.load(Ordering::Relaxed);
         let done = upgraded(&own, "").await.with_context(|| format!("upgrade {round}"))?;
@@ -251,6 +257,8 @@ async fn under_load(rounds: usize, callers: usize, pause: Duration) -> Result<()
     }
     fs::write(world.folder().join("t/go"), "")?;
     ensure!(waited.await??.context("no exit")?.exit_code == 7);
+    let after_stop = stopped.await??.incarnation.and_then(|i| i.exit).context("no exit")?;
+    ensure!(after_stop.exit_code == 137, "{after_stop:?}");
     seen.over.store(true, Ordering::Relaxed);
     while let Some(ended) = load.join_next().await {
         ended?;
@@ -524,4 +532,57 @@ fn wharfds(world: &World) -> Result<Vec<i32>> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// As systemd starts a service: the socket is there already, and the pid is known.
+const ACTIVATE: &str = r#"
+import os, socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen(64)
+if listener.fileno() != 3: os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"#;
+
+#[tokio::test]
+async fn as_a_service_of_systemd() -> Result<()> {
+    let Some(python) = host::tool("python3") else {
+        return host::skip("as_a_service_of_systemd", "no python3 here");
+    };
+    let mut world = World::cold(Options::default())?;
+    let notify = world.folder().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&notify)?;
+    socket.set_read_timeout(Some(wait::PATIENCE))?;
+    let said = || -> Result<String> {
+        let mut text = [0; 4096];
+        let count = socket.recv(&mut text).context("nothing was said")?;
+        Ok(String::from_utf8_lossy(&text[..count]).into_owned())
+    };
+    let address = world.address();
+    let path = PathBuf::from(address.trim_start_matches("unix:"));
+    let plain = world.daemon_command()?;
+    let mut command = std::process::Command::new(python);
+    command.args(["-c", ACTIVATE]).arg(&path).arg(plain.get_program()).args(plain.get_args());
+    command.env("NOTIFY_SOCKET", &notify);
+    world.spawn_as(command)?;
+    let first = said()?;
+    let pid = world.daemon_pid()?;
+    ensure!(first.contains("READY=1") && first.contains(&format!("MAINPID={pid}")), "{first}");
+    let client = client(&world)?;
+    ensure!(i32::try_from(client.info().await?.pid)? == pid);
+    let done = upgraded(&client, "").await?;
+    let new = world.taken_over().await?;
+    ensure!(i32::try_from(done.pid)? == new, "{done:?}");
+    ensure!(said()?.contains("RELOADING=1"));
+    let words = [said()?, said()?].concat();
+    ensure!(words.matches(&format!("MAINPID={new}\n")).count() == 2, "{words}");
+    world.shutdown().await?;
+    ensure!(said()?.contains("STOPPING=1"));
+    drop(socket);
+    fs::remove_file(&notify)?;
+    ensure!(path.exists(), "it has removed the socket of somebody else");
+    world.restart().await?;
+    world.finish().await
 }
