@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-native test-vm bench lint deps root clean-host fuzz test-vm-systemd soak soak-shim install
+.PHONY: help build build-faults demo test test-faults test-native test-vm bench lint deps root clean-host fuzz test-vm-systemd soak soak-shim install
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -30,6 +30,7 @@ help:
 	@echo 'make demo    build, then see a container outlive its supervisor (root, no network)'
 	@echo 'make test    all tests, with real containers (root)'
 	@echo 'make test-vm the runtime on pure cgroup v2, in a virtual machine (no KVM needed)'
+	@echo 'make test-faults  the supervisor killed at every fault point (root)'
 	@echo 'make build   wharfd, wharf-shim, wharf-runtime and wharf, in $(BIN)'
 	@echo 'make bench   Wharf and Debian'\''s containerd with runc, side by side (root)'
 	@echo 'make fuzz    FUZZ=target SECONDS=60: one fuzz target of tests/fuzz'
@@ -55,11 +56,21 @@ install: build
 	install -t $(DESTDIR)$(PREFIX)/bin $(addprefix $(BIN)/,wharfd wharf wharf-shim wharf-runtime)
 	ln -sf wharf-shim $(DESTDIR)$(PREFIX)/bin/containerd-shim-wharf-v2
 
+# wharfd with fault points; only the supervisor is compiled a second time.
+build-faults:
+	$(CARGO) build --release --workspace --features wharf-supervisor/fault --bin wharfd-fault
+	@install -t $(BIN) $(RELEASE)/wharfd-fault
+
+# The supervisor killed, failing and delayed at every fault point (some ten minutes).
+test-faults: root deps build build-faults
+	WHARF_BIN_DIR=$(BIN) $(CARGO) test --release --workspace --test faults -- --test-threads=3 --nocapture
+
 demo: root build
 	@tests/demo.sh $(BIN)
 
-test: root deps build
-	WHARF_BIN_DIR=$(BIN) $(CARGO) test --release --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
+# Of the long suites a sample: every 12th case of the matrix.
+test: root deps build build-faults
+	WHARF_BIN_DIR=$(BIN) WHARF_FAULT_EVERY=$(or $(WHARF_FAULT_EVERY),12) $(CARGO) test --release --workspace --no-fail-fast -- --test-threads=$(TEST_THREADS)
 
 # The runtime's and the shim's tests once more, where there is nothing but cgroup v2: a virtual
 # machine with Debian's kernel. VM_ARGS=--sample for the short form, or words of tests' names.

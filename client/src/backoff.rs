@@ -28,6 +28,11 @@ impl Backoff {
         self.opened_at = Some(now);
     }
 
+    /// Whether an attempt has failed since all was well.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.broken_at.is_some()
+    }
+
     /// All is well again.
     pub(crate) fn reset(&mut self) {
         self.broken_at = None;

@@ -1,7 +1,8 @@
 //! The calls with one answer, each with its deadline.
 //!
-//! A deadline that passes, or a connection that breaks, leaves open whether the call took effect.
-//! Only [`Client::wait_container`], which changes nothing, is repeated here by itself.
+//! A call that changes something carries a request id: when the connection breaks it is sent again,
+//! for as long as the client's patience lasts, and the supervisor does it once. A deadline that passes
+//! leaves open whether the call took effect.
 
 use std::time::{Duration, Instant};
 
@@ -40,8 +41,12 @@ impl Client {
     /// Creates a container and starts nothing.
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<Container, Error> {
         let request = CreateContainerRequest { spec: Some(spec) };
-        let mut containers = self.containers();
-        let answer = self.unary("Create", SLOW, containers.create(request)).await?;
+        let answer = self
+            .mutate("Create", SLOW, request, |request| {
+                let mut containers = self.containers();
+                async move { containers.create(request).await }
+            })
+            .await?;
         some("Create", "the container", answer.container)
     }
 
@@ -52,8 +57,12 @@ impl Client {
         window: Option<WindowSize>,
     ) -> Result<Container, Error> {
         let request = RunContainerRequest { spec: Some(spec), window };
-        let mut containers = self.containers();
-        let answer = self.unary("Run", SLOW, containers.run(request)).await?;
+        let answer = self
+            .mutate("Run", SLOW, request, |request| {
+                let mut containers = self.containers();
+                async move { containers.run(request).await }
+            })
+            .await?;
         some("Run", "the container", answer.container)
     }
 
@@ -120,7 +129,12 @@ impl Client {
         &self,
         request: UpdateContainerRequest,
     ) -> Result<Container, Error> {
-        let answer = self.unary("Update", QUICK, self.containers().update(request)).await?;
+        let answer = self
+            .mutate("Update", QUICK, request, |request| {
+                let mut containers = self.containers();
+                async move { containers.update(request).await }
+            })
+            .await?;
         some("Update", "the container", answer.container)
     }
 
@@ -133,7 +147,11 @@ impl Client {
         volumes: bool,
     ) -> Result<(), Error> {
         let request = DeleteContainerRequest { container: container.to_owned(), force, volumes };
-        self.unary("Delete", SLOW, self.containers().delete(request)).await?;
+        self.mutate("Delete", SLOW, request, |request| {
+            let mut containers = self.containers();
+            async move { containers.delete(request).await }
+        })
+        .await?;
         Ok(())
     }
 
@@ -144,7 +162,12 @@ impl Client {
         window: Option<WindowSize>,
     ) -> Result<Container, Error> {
         let request = StartContainerRequest { container: container.to_owned(), window };
-        let answer = self.unary("Start", SLOW, self.containers().start(request)).await?;
+        let answer = self
+            .mutate("Start", SLOW, request, |request| {
+                let mut containers = self.containers();
+                async move { containers.start(request).await }
+            })
+            .await?;
         some("Start", "the container", answer.container)
     }
 
@@ -166,13 +189,12 @@ impl Client {
             signal: signal.to_owned(),
         };
         let deadline = own.saturating_add(SLOW);
-        // Stopping twice is stopping: a supervisor that goes away in the middle is followed by one
-        // that is asked again.
-        let send = || {
-            let (mut containers, request) = (self.containers(), request.clone());
-            async move { containers.stop(request).await }
-        };
-        let answer = self.ask("Stop", deadline, send).await?;
+        let answer = self
+            .mutate("Stop", deadline, request, |request| {
+                let mut containers = self.containers();
+                async move { containers.stop(request).await }
+            })
+            .await?;
         some("Stop", "the container", answer.container)
     }
 
@@ -227,7 +249,11 @@ impl Client {
     pub async fn kill_container(&self, container: &str, signal: &str) -> Result<(), Error> {
         let request =
             KillContainerRequest { container: container.to_owned(), signal: signal.to_owned() };
-        self.unary("Kill", QUICK, self.containers().kill(request)).await?;
+        self.mutate("Kill", QUICK, request, |request| {
+            let mut containers = self.containers();
+            async move { containers.kill(request).await }
+        })
+        .await?;
         Ok(())
     }
 
@@ -313,7 +339,11 @@ impl Client {
         force: bool,
     ) -> Result<DeleteImageResponse, Error> {
         let request = DeleteImageRequest { image: image.to_owned(), force };
-        self.unary("Delete image", SLOW, self.images().delete(request)).await
+        self.mutate("Delete image", SLOW, request, |request| {
+            let mut images = self.images();
+            async move { images.delete(request).await }
+        })
+        .await
     }
 
     /// Makes an image of a container's changes.
@@ -331,7 +361,12 @@ impl Client {
     /// Gives an image one more name, which the image that has it loses.
     pub async fn tag_image(&self, image: &str, name: &str) -> Result<Image, Error> {
         let request = TagImageRequest { image: image.to_owned(), name: name.to_owned() };
-        let answer = self.unary("Tag", QUICK, self.images().tag(request)).await?;
+        let answer = self
+            .mutate("Tag", QUICK, request, |request| {
+                let mut images = self.images();
+                async move { images.tag(request).await }
+            })
+            .await?;
         some("Tag", "the image", answer.image)
     }
 

@@ -1,7 +1,13 @@
 //! The connection: a channel that connects when it is first used and again when it broke, the
 //! namespace of its calls, their deadlines.
 
-use std::{future::Future, io, time::Duration};
+use std::{
+    fs::File,
+    future::Future,
+    io::{self, Read as _},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
@@ -12,7 +18,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 use wharf_proto::v1::{
-    NAMESPACE_KEY, containers_client::ContainersClient, events_client::EventsClient,
+    NAMESPACE_KEY, REQUEST_ID_KEY, containers_client::ContainersClient, events_client::EventsClient,
     images_client::ImagesClient, registries_client::RegistriesClient, system_client::SystemClient,
     volumes_client::VolumesClient,
 };
@@ -255,6 +261,40 @@ impl Client {
         }
     }
 
+    /// A call that changes something, under a request id of its own: when the connection breaks it is
+    /// sent again, and done once all the same.
+    pub(crate) async fn mutate<Q, T, F>(
+        &self,
+        call: &'static str,
+        deadline: Duration,
+        request: Q,
+        send: impl Fn(Request<Q>) -> F,
+    ) -> Result<T, Error>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let id = request_id();
+        let mut backoff = self.backoff();
+        let mut reached = false;
+        loop {
+            let mut request = Request::new(request.clone());
+            request.metadata_mut().insert(REQUEST_ID_KEY, id.clone());
+            let asked_at = Instant::now();
+            let error = match self.unary(call, deadline, send(request)).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            // A supervisor that is not there at the first try is not one that restarts.
+            reached |= !matches!(error, Error::Connect { .. });
+            if !reached {
+                return Err(error);
+            }
+            backoff.opened(asked_at);
+            backoff.retry(error).await?;
+        }
+    }
+
     /// One call with one answer, within the deadline.
     pub(crate) async fn unary<T>(
         &self,
@@ -268,6 +308,23 @@ impl Client {
             Err(_) => Err(Error::Deadline { call, after: deadline }),
         }
     }
+}
+
+/// A name for a request that no other has.
+pub(crate) fn request_id() -> AsciiMetadataValue {
+    let mut random = [0_u8; 16];
+    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut random));
+    let id = match read {
+        Ok(()) => u128::from_be_bytes(random),
+        // Nothing secret: it has to be new, and the time, the process and the count are.
+        Err(_) => {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            now.as_nanos() << 64 | u128::from(std::process::id()) << 32 | u128::from(count)
+        }
+    };
+    format!("{id:032x}").parse().expect("hexadecimal digits are ASCII")
 }
 
 #[cfg(test)]

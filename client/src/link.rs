@@ -7,10 +7,10 @@ use std::pin::Pin;
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Request, Status, metadata::AsciiMetadataValue};
 use wharf_proto::v1::{
     AttachRequest, AttachResponse, AttachStart, CloseStdin, ExecRequest, ExecResponse, ExecStart,
-    StdinTaken, attach_request, attach_response, exec_request, exec_response,
+    REQUEST_ID_KEY, StdinTaken, attach_request, attach_response, exec_request, exec_response,
 };
 
 use crate::{
@@ -69,11 +69,17 @@ pub(crate) async fn attach(client: &Client, start: AttachStart) -> Result<Link, 
     Ok(Link { requests, answers: Box::pin(answers) })
 }
 
-pub(crate) async fn exec(client: &Client, start: ExecStart) -> Result<Link, Status> {
+pub(crate) async fn exec(
+    client: &Client,
+    start: ExecStart,
+    request_id: AsciiMetadataValue,
+) -> Result<Link, Status> {
     let (requests, queue) = mpsc::channel(QUEUE);
     let first = ExecRequest { kind: Some(exec_request::Kind::Start(start)) };
     let rest = ReceiverStream::new(queue).map(exec_request);
     let outgoing = futures_util::stream::once(async { first }).chain(rest);
+    let mut outgoing = Request::new(outgoing);
+    outgoing.metadata_mut().insert(REQUEST_ID_KEY, request_id);
     let answers = client.containers().exec(outgoing).await?.into_inner();
     let answers = answers.filter_map(async |answer| answer.map(from_exec).transpose());
     Ok(Link { requests, answers: Box::pin(answers) })

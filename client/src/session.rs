@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
-use tonic::Status;
+use tonic::{Status, metadata::AsciiMetadataValue};
 use wharf_proto::{
     kind::Kind,
     v1::{AttachStart, ExecStart, Exit, Stream, SubscribeRequest, WindowSize, attach_start},
@@ -28,7 +28,7 @@ use wharf_proto::{
 
 use crate::{
     backoff::Backoff,
-    connection::Client,
+    connection::{Client, request_id},
     error::{Error, TransportFailure},
     link::{self, Link, Message},
     outbox::Outbox,
@@ -97,7 +97,8 @@ impl std::fmt::Debug for Session {
 #[derive(Debug, Clone)]
 enum Target {
     Attach(AttachStart),
-    Exec(ExecStart),
+    /// With the request's id, so that it runs once however often it is asked for.
+    Exec(ExecStart, AsciiMetadataValue),
 }
 
 impl Client {
@@ -113,20 +114,34 @@ impl Client {
     /// Starts one more process in a container. The first event is [`Event::Started`].
     ///
     /// # Errors
-    /// As any call; a break before the exec's id is known is not retried, as it would run twice.
+    /// As any call; a break while it is started is retried, and it runs once all the same.
     pub async fn exec(&self, mut start: ExecStart) -> Result<Session, Error> {
         // Both streams share one order of messages: see `Target::acknowledges`.
         start.acknowledges = !start.open_stdin && !start.detach;
         start.tells_stdin = start.open_stdin && !start.detach;
-        Session::open(self.clone(), Target::Exec(start)).await
+        Session::open(self.clone(), Target::Exec(start, request_id())).await
     }
 }
 
 impl Session {
     async fn open(client: Client, target: Target) -> Result<Self, Error> {
-        let link = target.open(&client).await.map_err(|status| target.error(&client, status))?;
-        let (sender, outbox) = Outbox::new();
         let mut backoff = client.backoff();
+        let link = loop {
+            let asked_at = Instant::now();
+            let error = match target.open(&client).await {
+                Ok(link) => break link,
+                Err(status) => target.error(&client, status),
+            };
+            // Was anybody there?
+            if matches!(error, Error::Connect { .. }) && !backoff.has_failed()
+                || matches!(target, Target::Attach(_))
+            {
+                return Err(error);
+            }
+            backoff.opened(asked_at);
+            backoff.retry(error).await?;
+        };
+        let (sender, outbox) = Outbox::new();
         backoff.opened(Instant::now());
         Ok(Self {
             client,
@@ -347,14 +362,14 @@ impl Target {
     async fn open(&self, client: &Client) -> Result<Link, Status> {
         match self {
             Self::Attach(start) => link::attach(client, start.clone()).await,
-            Self::Exec(start) => link::exec(client, start.clone()).await,
+            Self::Exec(start, id) => link::exec(client, start.clone(), id.clone()).await,
         }
     }
 
     fn call(&self) -> &'static str {
         match self {
             Self::Attach(_) => "Attach",
-            Self::Exec(_) => "Exec",
+            Self::Exec(..) => "Exec",
         }
     }
 
@@ -365,12 +380,12 @@ impl Target {
     fn moved_to(&mut self, to: String) {
         match self {
             Self::Attach(start) => start.from = Some(attach_start::From::Cursor(to)),
-            Self::Exec(start) => start.cursor = to,
+            Self::Exec(start, _) => start.cursor = to,
         }
     }
 
     fn named(&mut self, id: &str) {
-        if let Self::Exec(start) = self {
+        if let Self::Exec(start, _) = self {
             id.clone_into(&mut start.exec_id);
         }
     }
@@ -378,7 +393,7 @@ impl Target {
     /// Not with stdin (see [`Client::exec`]): a process that waits for us to take its output does not read, and what
     /// acknowledges would wait behind the stdin that it does not read.
     fn acknowledges(&self) -> bool {
-        matches!(self, Self::Exec(start) if start.acknowledges)
+        matches!(self, Self::Exec(start, _) if start.acknowledges)
     }
 
     fn can_be_removed(&self) -> bool {
@@ -386,13 +401,13 @@ impl Target {
     }
 
     fn is_detached(&self) -> bool {
-        matches!(self, Self::Exec(start) if start.detach)
+        matches!(self, Self::Exec(start, _) if start.detach)
     }
 
     fn can_resume(&self) -> bool {
         match self {
             Self::Attach(_) => true,
-            Self::Exec(start) => !start.exec_id.is_empty() && !start.detach,
+            Self::Exec(start, _) => !start.detach || start.exec_id.is_empty(),
         }
     }
 }

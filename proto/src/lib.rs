@@ -122,7 +122,10 @@ pub mod v1 {
         include_bytes!(concat!(env!("OUT_DIR"), "/wharf_v1.fds"));
     /// Key of the call's metadata that names the namespace.
     pub const NAMESPACE_KEY: &str = "wharf-namespace";
-    /// Where a call without that key goes.
+    /// Key of the call's metadata that names the request: sent again with the same, a call is done
+    /// once and answered as the first time.
+    pub const REQUEST_ID_KEY: &str = "wharf-request-id";
+    /// Where a call that names no namespace goes.
     pub const DEFAULT_NAMESPACE: &str = "default";
     /// `ErrorInfo.domain` of every error.
     pub const ERROR_DOMAIN: &str = "wharf";

@@ -29,7 +29,7 @@ use wharf_proto::v1::{
 
 use crate::{
     api::native::{
-        ContainersApi, EventsApi, ImagesApi, RegistriesApi, SystemApi, VolumesApi,
+        ContainersApi, EventsApi, ImagesApi, Once, RegistriesApi, SystemApi, VolumesApi,
         drain::DrainLayer,
     },
     config::{Address, Config, SnapshotterChoice},
@@ -43,9 +43,10 @@ use crate::{
     faultpoint,
     ids::Namespace,
     services::{
-        containers::{Containers, Defaults, Table, TableUsers, Tools},
+        containers::{Containers, Defaults, Table, TableUsers, Tools, Watched},
         events::Events,
         images::Images,
+        requests::Requests,
         system::System,
         upgrade::{Drain, Error as UpgradeError, Progress, Upgrades, Wanted},
         volumes::Volumes,
@@ -67,6 +68,7 @@ struct Services {
     containers: Containers,
     volumes: Volumes,
     system: System,
+    requests: Requests,
 }
 
 /// Threads that do asynchronous work; what blocks has threads of its own.
@@ -140,7 +142,8 @@ pub fn main(config: Config) -> Result<(), Error> {
 async fn run(config: &Arc<Config>, place: &mut Place) -> Result<End, Error> {
     let (upgrades, wanted) = Upgrades::new(place.outcome.clone());
     faultpoint::reach("startup.locked").await;
-    let services = assemble(config, upgrades.clone())?;
+    // Reads the store and sweeps folders: nothing is served yet that could wait for it.
+    let services = tokio::task::block_in_place(|| assemble(config, upgrades.clone()))?;
     faultpoint::reach("startup.assembled").await;
     let (switch, drain) = Drain::new();
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -158,30 +161,33 @@ async fn run(config: &Arc<Config>, place: &mut Place) -> Result<End, Error> {
     let reflection = described().build_v1().map_err(Error::Reflection)?;
     // Python's client and older grpcurl ask for this one.
     let reflection_alpha = described().build_v1alpha().map_err(Error::Reflection)?;
-    let Services { events, images, containers, volumes, system } = services;
+    let Services { events, images, containers, volumes, system, requests } = services;
+    let once = Once::new(requests, MAX_MESSAGE);
     let journal = events.clone().keep_bounded();
     let router = server(config)?
         .layer(DrainLayer(drain.clone()))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
-        .add_service(limited(ContainersServer::new(ContainersApi {
+        .add_service(once.wrap(limited(ContainersServer::new(ContainersApi {
             containers: containers.clone(),
             drain: drain.clone(),
-        })))
-        .add_service(RegistriesServer::new(RegistriesApi { images: images.clone() }))
+        }))))
+        .add_service(once.wrap(RegistriesServer::new(RegistriesApi { images: images.clone() })))
         .add_service(
-            ImagesServer::new(ImagesApi { images: images.clone() })
-                .max_decoding_message_size(MAX_MESSAGE),
+            once.wrap(
+                ImagesServer::new(ImagesApi { images: images.clone() })
+                    .max_decoding_message_size(MAX_MESSAGE),
+            ),
         )
         .add_service(EventsServer::new(EventsApi { events, containers: containers.clone() }))
-        .add_service(VolumesServer::new(VolumesApi { volumes: volumes.clone() }))
-        .add_service(SystemServer::new(SystemApi {
+        .add_service(once.wrap(VolumesServer::new(VolumesApi { volumes: volumes.clone() })))
+        .add_service(once.wrap(SystemServer::new(SystemApi {
             system,
             images,
             containers,
             volumes: volumes.clone(),
-        }));
+        })));
     // Ends with the daemon.
     tokio::spawn(journal);
     let mut hangups = signal(SignalKind::hangup()).map_err(Error::Signals)?;
@@ -319,6 +325,7 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
     let store = Store::open(&config.root.join("meta"))?;
     faultpoint::reach_blocking("startup.store.opened");
     let events = Events::new(store.clone());
+    let requests = Requests::load(store.clone()).map_err(Error::Store)?;
     let snapshots = snapshotter(config, &store)?;
     let table = Arc::new(Table::default());
     let shim = shim_program(config)?;
@@ -339,6 +346,8 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
     let tools = Arc::new(Tools {
         store,
         events: events.clone(),
+        requests: requests.clone(),
+        watched: Watched::default(),
         snapshots,
         volumes: volumes.clone(),
         launcher: Launcher::new(shim.clone(), config.address.to_string()),
@@ -363,7 +372,7 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
     tokio::spawn(images.clone().keep_below(config.gc, config.root.clone()));
     let system =
         System::new(Arc::clone(config), containers.clone(), images.clone(), shim, upgrades);
-    Ok(Services { events, images, containers, volumes, system })
+    Ok(Services { events, images, containers, volumes, system, requests })
 }
 
 fn snapshotter(config: &Config, store: &Store) -> Result<Arc<dyn Snapshotter>, Error> {

@@ -70,6 +70,16 @@ impl Outcome {
     }
 }
 
+/// A call under a request id; empty: under none.
+#[must_use]
+pub fn under<T>(id: &str, message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if let (false, Ok(id)) = (id.is_empty(), id.parse()) {
+        request.metadata_mut().insert(wharf_proto::v1::REQUEST_ID_KEY, id);
+    }
+    request
+}
+
 /// A spec of the busybox image with these arguments.
 #[must_use]
 pub fn spec<S: Into<String>>(args: impl IntoIterator<Item = S>) -> ContainerSpec {

@@ -5,6 +5,7 @@ pub mod disk;
 pub mod events;
 pub mod images;
 pub mod prune;
+pub mod requests;
 pub mod system;
 pub mod upgrade;
 pub mod volumes;

@@ -63,6 +63,34 @@ pub enum Error {
         /// Bytes allowed.
         limit: usize,
     },
+    /// No room for anything new.
+    #[error("the disk of the metadata is full: free some space; stop, delete and list still work")]
+    Full,
+    /// The file is damaged.
+    #[error("the metadata in {} is damaged", folder.display())]
+    Damaged {
+        /// Which.
+        folder: PathBuf,
+        /// How it shows.
+        problem: String,
+    },
+    /// A backup can't be read or written.
+    #[error("backup of the metadata")]
+    Backup(#[source] io::Error),
+    /// A file is not a backup, or not a whole one.
+    #[error("line {line} of the backup: {problem}")]
+    BadBackup {
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// There is a store already.
+    #[error("{} has metadata already: move it away first", folder.display())]
+    Occupied {
+        /// Where.
+        folder: PathBuf,
+    },
     /// The thread can't be started.
     #[error("start the thread that writes the metadata")]
     Thread(#[source] io::Error),
@@ -80,10 +108,11 @@ impl Error {
 impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Folder { source, .. } => io_kind(source),
-            Self::NewerSchema { .. } => Kind::Precondition,
-            Self::NoSchema | Self::Record { .. } => Kind::Corrupt,
-            Self::TooLarge { .. } => Kind::Invalid,
+            Self::Folder { source, .. } | Self::Backup(source) => io_kind(source),
+            Self::NewerSchema { .. } | Self::Occupied { .. } => Kind::Precondition,
+            Self::NoSchema | Self::Record { .. } | Self::Damaged { .. } => Kind::Corrupt,
+            Self::TooLarge { .. } | Self::BadBackup { .. } => Kind::Invalid,
+            Self::Full => Kind::Exhausted,
             Self::Open { .. } | Self::Read(_) | Self::Thread(_) | Self::WriterGone => {
                 Kind::Internal
             }
@@ -94,7 +123,10 @@ impl Fault for Error {
         match self {
             Self::TooLarge { .. } => "RECORD_TOO_LARGE",
             Self::NewerSchema { .. } => "NEWER_SCHEMA",
-            Self::NoSchema | Self::Record { .. } => "METADATA_DAMAGED",
+            Self::NoSchema | Self::Record { .. } | Self::Damaged { .. } => "METADATA_DAMAGED",
+            Self::Full => "DISK_FULL",
+            Self::Backup(_) | Self::BadBackup { .. } => "BACKUP",
+            Self::Occupied { .. } => "METADATA_OCCUPIED",
             Self::Folder { .. }
             | Self::Open { .. }
             | Self::Read(_)

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::Error;
+use super::{Error, Need};
 
 /// sled keeps larger values in files of their own, whose durability was not measured.
 const MAX_VALUE_BYTES: usize = 128 << 10;
@@ -26,6 +26,7 @@ pub enum Durability {
 #[derive(Debug, Default)]
 pub struct Ops {
     pub(super) ops: Vec<Op>,
+    pub(super) need: Need,
 }
 
 #[derive(Debug)]
@@ -87,6 +88,15 @@ impl Ops {
         let value = encode(b"", record)?;
         self.ops.push(Op::Append { tree: R::TREE, value });
         Ok(())
+    }
+
+    /// Says what room the commit needs: a change of what is there, unless said.
+    pub fn needs(&mut self, need: Need) {
+        self.need = need;
+    }
+
+    pub(super) fn delete_raw(&mut self, tree: &'static str, key: &[u8]) {
+        self.ops.push(Op::Delete { tree, key: key.to_vec() });
     }
 
     /// Adds all changes of `other`.

@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 
 use super::{
     Error,
+    backup::{self, Raw},
     record::{Appended, Durability, Op, Ops},
+    space::Space,
 };
 use crate::faultpoint;
 
@@ -24,7 +26,14 @@ const MAX_GROUP: usize = 256;
 pub(super) struct Request {
     pub(super) ops: Ops,
     pub(super) durability: Durability,
-    pub(super) done: oneshot::Sender<()>,
+    pub(super) done: oneshot::Sender<Result<(), Error>>,
+}
+
+/// What the writer is asked for.
+pub(super) enum Message {
+    Commit(Request),
+    /// A copy of all records, with no commit half way.
+    Copy(oneshot::Sender<Result<Vec<Raw>, Error>>),
 }
 
 type Observe = Box<dyn Fn(&Appended) + Send + Sync>;
@@ -58,6 +67,7 @@ pub(super) struct Writer {
     trees: HashMap<&'static str, sled::Tree>,
     sequences: HashMap<&'static str, u64>,
     observer: Arc<Observer>,
+    space: Space,
 }
 
 impl Writer {
@@ -65,16 +75,23 @@ impl Writer {
         db: sled::Db,
         log: File,
         observer: Arc<Observer>,
-    ) -> Result<mpsc::Sender<Request>, Error> {
+    ) -> Result<mpsc::Sender<Message>, Error> {
         let (sender, requests) = mpsc::channel();
+        let space = Space::new(&log);
         let mut writer =
-            Self { db, log, trees: HashMap::new(), sequences: HashMap::new(), observer };
+            Self { db, log, trees: HashMap::new(), sequences: HashMap::new(), observer, space };
         thread::Builder::new()
             .name("store".into())
             .spawn(move || {
                 while let Ok(first) = requests.recv() {
-                    let group: Vec<Request> =
-                        std::iter::once(first).chain(requests.try_iter().take(MAX_GROUP)).collect();
+                    let mut group = Vec::new();
+                    for message in std::iter::once(first).chain(requests.try_iter().take(MAX_GROUP))
+                    {
+                        match message {
+                            Message::Commit(request) => writer.admit(request, &mut group),
+                            Message::Copy(done) => drop(done.send(backup::copy(&writer.db))),
+                        }
+                    }
                     if let Err(error) = writer.commit(group) {
                         // Nothing after this can be trusted to be kept: end, and recover at start.
                         tracing::error!(error = crate::fault::chain(&error), "metadata lost");
@@ -84,6 +101,15 @@ impl Writer {
             })
             .map_err(Error::Thread)?;
         Ok(sender)
+    }
+
+    /// Takes a commit into the group, or refuses it because the disk is full.
+    fn admit(&mut self, request: Request, group: &mut Vec<Request>) {
+        if self.space.has_room(&self.log, request.ops.need) {
+            group.push(request);
+        } else {
+            let _ = request.done.send(Err(Error::Full));
+        }
     }
 
     fn commit(&mut self, group: Vec<Request>) -> Result<(), Error> {
@@ -105,7 +131,7 @@ impl Writer {
         self.observer.tell(&appended);
         for done in waiting {
             // The caller may have gone; the commit stands.
-            let _ = done.send(());
+            let _ = done.send(Ok(()));
         }
         Ok(())
     }

@@ -35,6 +35,8 @@ pub struct Options {
     pub config: String,
     /// Variables for the daemon.
     pub env: Vec<(String, String)>,
+    /// Another program than wharfd.
+    pub program: Option<&'static str>,
 }
 
 /// The world; see the module.
@@ -142,7 +144,7 @@ impl World {
     /// # Errors
     /// When it has not been built.
     pub fn daemon_command(&self) -> Result<Command> {
-        let mut command = Command::new(host::binary("wharfd")?);
+        let mut command = Command::new(host::binary(self.options.program.unwrap_or("wharfd"))?);
         without_wharf_variables(&mut command);
         command
             .arg("--config")
@@ -186,7 +188,33 @@ impl World {
         Ok(())
     }
 
-    async fn ready(&mut self) -> Result<()> {
+    /// Sets a variable for daemons that are started from now on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.options.env.push((name.into(), value.into()));
+    }
+
+    /// Waits until the daemon has ended, however it does, and says how.
+    ///
+    /// # Errors
+    /// When none runs, or it does not end.
+    pub async fn ended(&mut self) -> Result<std::process::ExitStatus> {
+        let mut daemon = self.daemon.take().context("no daemon runs")?;
+        wait::until_now("wharfd ends", || daemon.gone()).await
+    }
+
+    /// How the daemon ended, if it has.
+    ///
+    /// # Errors
+    /// When none was started.
+    pub fn gone(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        self.daemon.as_mut().context("no daemon runs")?.gone()
+    }
+
+    /// Waits until the daemon answers.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn ready(&mut self) -> Result<()> {
         let api = self.api()?;
         let daemon = self.daemon.as_mut().context("no daemon runs")?;
         let answered = wait::until("wharfd answers", || {

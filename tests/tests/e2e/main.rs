@@ -26,6 +26,7 @@ mod native;
 mod prune;
 mod python;
 mod registry;
+mod requests;
 mod restart;
 mod scale;
 mod soak;

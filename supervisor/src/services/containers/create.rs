@@ -22,8 +22,9 @@ use crate::{
     services::{
         events::{Event, now_unix_ns},
         images::ResolvedImage,
+        requests,
     },
-    store::{Durability, Ops},
+    store::{Durability, Need, Ops},
 };
 
 /// Largest /etc/passwd or /etc/group that is read.
@@ -43,6 +44,15 @@ pub struct NewContainer {
     pub spec: Spec,
 }
 
+/// What a container is that this same request made before, and that is not there any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Undone {
+    /// Removed by somebody since.
+    Gone,
+    /// To be made anew, if it was never started.
+    Anew,
+}
+
 impl Containers {
     /// Makes a container; nothing of it runs.
     ///
@@ -53,7 +63,10 @@ impl Containers {
         namespace: &Namespace,
         new: NewContainer,
     ) -> Result<Arc<Record>, Error> {
-        Ok(self.create_handle(namespace, new).await?.record())
+        match self.create_handle(namespace, new, Undone::Gone).await {
+            Ok(handle) => Ok(handle.record()),
+            Err(error) => gone_since(error),
+        }
     }
 
     /// Makes a container and starts it.
@@ -66,7 +79,10 @@ impl Containers {
         new: NewContainer,
         window: Window,
     ) -> Result<Arc<Record>, Error> {
-        let handle = self.create_handle(namespace, new).await?;
+        let handle = match self.create_handle(namespace, new, Undone::Anew).await {
+            Ok(handle) => handle,
+            Err(error) => return gone_since(error),
+        };
         let before = handle.record();
         match self.start_handle(&handle, window).await {
             // It may have ended and removed itself already.
@@ -79,7 +95,16 @@ impl Containers {
         &self,
         namespace: &Namespace,
         new: NewContainer,
+        undone: Undone,
     ) -> Result<Handle, Error> {
+        if let Some(before) = requests::done_before() {
+            match self.tools.table.find(namespace, before.id.as_str()) {
+                // Its start was undone, and it has gone with that: it was never there.
+                Err(Error::NotFound(_))
+                    if undone == Undone::Anew && !before.state.was_started() => {}
+                found => return found,
+            }
+        }
         let NewContainer { name, mut spec } = new;
         check(&spec)?;
         self.take_volumes_from(namespace, &mut spec)?;
@@ -111,7 +136,9 @@ impl Containers {
             remove_volumes: false,
         };
         let mut ops = Ops::new();
+        ops.needs(Need::Growth);
         ops.put(record.key(), &record)?;
+        requests::stamp(&mut ops, Some(&record))?;
         let event = Event::now(namespace, "container.create", record.id.as_str())
             .with("name", &record.name)
             .with("image", &record.spec.image);
@@ -205,6 +232,19 @@ impl Containers {
             ));
         }
         Ok(Process { args, env, cwd, identity })
+    }
+}
+
+/// The answer to a request that was done before and whose container is gone since.
+///
+/// # Errors
+/// Another error than that.
+pub(super) fn gone_since(error: Error) -> Result<Arc<Record>, Error> {
+    match (error, requests::done_before()) {
+        (Error::NotFound(_) | Error::Removed(_), Some(before)) if !before.state.is_starting() => {
+            Ok(Arc::new(before))
+        }
+        (error, _) => Err(error),
     }
 }
 

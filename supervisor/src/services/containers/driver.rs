@@ -16,6 +16,8 @@ use wharf_proto::shim::ExitRecord;
 
 use super::{
     Error,
+    exec::Watched,
+    exec_record,
     launch::{self, Window},
     machine::{self, State},
     record::Record,
@@ -31,9 +33,10 @@ use crate::{
     ids::{ContainerName, Namespace},
     services::{
         events::{Event, Events, now_unix_ns},
+        requests::{self, Requests, Ticket},
         volumes::Volumes,
     },
-    store::{Durability, Ops, Store},
+    store::{Durability, Need, Ops, Store},
 };
 
 pub(super) use end::end_of;
@@ -49,6 +52,10 @@ pub struct Tools {
     pub store: Store,
     /// Journal.
     pub events: Events,
+    /// Execs whose end is waited for.
+    pub watched: Watched,
+    /// What was asked for and done.
+    pub requests: Requests,
     /// Root file systems.
     pub snapshots: Arc<dyn Snapshotter>,
     /// Volumes.
@@ -123,6 +130,13 @@ pub enum Command {
         change: Box<Change>,
         /// Answered when it is committed.
         reply: Reply<()>,
+    },
+    /// Another command, on behalf of a request that has an id.
+    Under {
+        /// Whose effects are stamped.
+        ticket: Ticket,
+        /// What is asked for.
+        command: Box<Command>,
     },
     /// Remove it.
     Remove {
@@ -241,17 +255,28 @@ impl Driver {
             Command::Remove { volumes, reply } => drop(reply.send(self.remove(volumes).await)),
             Command::Adopt { number } => self.adopt(number).await,
             Command::Ended { number, result } => self.ended(number, *result).await,
+            Command::Under { ticket, command } => {
+                Box::pin(ticket.scope(self.obey(*command))).await;
+            }
         }
     }
 
     async fn start(&mut self, window: Window) -> Result<(), Error> {
+        // Whoever asked may have seen it as it was before it was recovered.
+        let started = requests::done_before()
+            .is_some_and(|before| super::started_since(&before, &self.record));
+        if started || matches!(self.record.state, State::Running(_)) {
+            return Ok(());
+        }
         let log_start = launch::prepare_log(&self.tools.log_path(&self.record))?;
         let next = self.next(machine::Event::Start { log_start }, "start")?;
         self.restarting = false;
         self.record.state = next;
         self.record.revision += 1;
         // The intent ends with the host, as does all that it leads to.
-        self.commit(&[], Durability::Process).await?;
+        if let Err(error) = self.commit_needing(Need::Growth, &[], Durability::Process).await {
+            return Err(self.as_committed(error));
+        }
         faultpoint::reach("start.intended").await;
         match self.launch(window).await {
             Ok((shim, pid)) => {
@@ -308,7 +333,7 @@ impl Driver {
         self.record.state = self.next(event, "start")?;
         self.record.revision += 1;
         let event = self.event("container.start").with("pid", pid);
-        self.commit(&[event], Durability::Power).await?;
+        self.commit_needing(Need::Removal, &[event], Durability::Power).await?;
         faultpoint::reach("start.committed").await;
         tracing::info!(container = self.record.id.short(), pid, "started");
         Ok(())
@@ -397,7 +422,9 @@ impl Driver {
         let old_name = change.name.map(|name| std::mem::replace(&mut self.record.name, name));
         self.record.revision += 1;
         let event = self.event("container.update");
-        self.commit(&[event], Durability::Power).await?;
+        if let Err(error) = self.commit(&[event], Durability::Power).await {
+            return Err(self.as_committed(error));
+        }
         if let Some(old) = old_name
             && old != self.record.name
         {
@@ -412,7 +439,9 @@ impl Driver {
         self.record.state = next.map_err(|_| self.wrong_state("remove", hint))?;
         self.record.remove_volumes |= volumes;
         self.record.revision += 1;
-        self.commit(&[], Durability::Power).await?;
+        if let Err(error) = self.commit_needing(Need::Removal, &[], Durability::Power).await {
+            return Err(self.as_committed(error));
+        }
         faultpoint::reach("delete.intended").await;
         self.finish_removal().await
     }
@@ -435,7 +464,12 @@ impl Driver {
         faultpoint::reach("delete.snapshot.removed").await;
         self.tools.remove_volumes(&self.record).await?;
         let mut ops = Ops::new();
+        requests::stamp(&mut ops, Some(&self.record))?;
+        ops.needs(Need::Removal);
         ops.delete::<Record>(self.record.key());
+        for exec in exec_record::all(&self.tools.store, &self.record.id)? {
+            exec_record::forget(&mut ops, &self.record.id, &exec.exec_id);
+        }
         self.tools.events.append(&mut ops, &self.event("container.delete"))?;
         // Lost with the power, it is found as being removed, and removed again.
         self.tools.store.commit(ops, Durability::Process).await?;
@@ -461,7 +495,8 @@ impl Driver {
         let Ok(next) = self.record.state.after(event) else { return };
         self.record.state = next;
         self.record.revision += 1;
-        if let Err(error) = self.commit(tell, durability).await {
+        // What has happened has happened, whatever the disk says.
+        if let Err(error) = self.commit_needing(Need::Removal, tell, durability).await {
             tracing::error!(
                 container = self.record.id.short(),
                 error = fault::chain(&error),
@@ -473,7 +508,9 @@ impl Driver {
     /// Puts into the journal what changes no record.
     async fn tell(&self, event: Event) {
         let mut ops = Ops::new();
-        let told = match self.tools.events.append(&mut ops, &event) {
+        let told = requests::stamp(&mut ops, Some(&self.record))
+            .and_then(|()| self.tools.events.append(&mut ops, &event));
+        let told = match told {
             Ok(()) => self.tools.store.commit(ops, Durability::Process).await,
             Err(error) => Err(error),
         };
@@ -495,14 +532,31 @@ impl Driver {
 
     /// Writes the record (and what happened) and tells those who watch.
     async fn commit(&self, events: &[Event], durability: Durability) -> Result<(), Error> {
+        self.commit_needing(Need::Change, events, durability).await
+    }
+
+    async fn commit_needing(
+        &self,
+        need: Need,
+        events: &[Event],
+        durability: Durability,
+    ) -> Result<(), Error> {
         let mut ops = Ops::new();
+        ops.needs(need);
         ops.put(self.record.key(), &self.record)?;
+        requests::stamp(&mut ops, Some(&self.record))?;
         for event in events {
             self.tools.events.append(&mut ops, event)?;
         }
         self.tools.store.commit(ops, durability).await?;
         self.view.send_replace(View { record: Arc::new(self.record.clone()), gone: false });
         Ok(())
+    }
+
+    /// After a commit that was refused: the container is as it was.
+    fn as_committed(&mut self, error: Error) -> Error {
+        self.record = (*self.view.borrow().record).clone();
+        error
     }
 
     fn next(&self, event: machine::Event, verb: &'static str) -> Result<State, Error> {

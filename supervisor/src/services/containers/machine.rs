@@ -46,6 +46,34 @@ pub struct End {
     pub message: String,
     /// Nanoseconds since the epoch.
     pub finished_unix_ns: i64,
+    /// Of a start that was undone because the supervisor ended in the middle of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
+}
+
+/// Message of the end of a start that the supervisor's own end undid.
+const INTERRUPTED: &str = "the supervisor ended while it was being started";
+
+impl End {
+    /// Of a start that was undone because the supervisor ended in the middle of it.
+    #[must_use]
+    pub fn interrupted(now_unix_ns: i64) -> Self {
+        Self {
+            exit_code: 1,
+            signal: 0,
+            oom_killed: false,
+            reason: EndReason::StartFailed,
+            message: INTERRUPTED.into(),
+            finished_unix_ns: now_unix_ns,
+            interrupted: true,
+        }
+    }
+
+    /// Whether it is such an end.
+    #[must_use]
+    pub fn was_interrupted(&self) -> bool {
+        self.interrupted
+    }
 }
 
 /// Kinds of ends.
@@ -215,6 +243,24 @@ impl State {
         }
     }
 
+    /// Whether a start was decided, and nothing is known of it yet.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        matches!(self, Self::Starting { .. })
+    }
+
+    /// Whether its process was executed at least once, or its start failed for a reason of its own.
+    #[must_use]
+    pub fn was_started(&self) -> bool {
+        match self {
+            Self::Created | Self::Starting { .. } => false,
+            Self::Stopped { run, end } => run.number > 1 || !end.was_interrupted(),
+            Self::Running(_) | Self::Paused(_) | Self::Unreachable(_) | Self::Removing { .. } => {
+                true
+            }
+        }
+    }
+
     /// The state after an event.
     ///
     /// # Errors
@@ -295,6 +341,7 @@ mod tests {
             reason: EndReason::Exited,
             message: String::new(),
             finished_unix_ns: 9,
+            interrupted: false,
         }
     }
 

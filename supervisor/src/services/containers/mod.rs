@@ -11,6 +11,7 @@ mod create;
 mod driver;
 mod error;
 mod exec;
+mod exec_record;
 mod freeze;
 mod launch;
 pub mod machine;
@@ -33,7 +34,7 @@ pub use commit::CommitRequest;
 pub use create::NewContainer;
 pub use driver::{Change, Tools};
 pub use error::Error;
-pub use exec::{ExecOutput, ExecRequest, ExecSession};
+pub use exec::{ExecOutput, ExecRequest, ExecSession, Watched};
 pub use launch::Window;
 pub use output::{Feed, Follow, From, NextStart, Piece};
 pub use stats::{Sample, Sampler};
@@ -45,8 +46,12 @@ use crate::{
     config::Network,
     drivers::{content::Digest, shims::Bundle},
     ids::{ContainerId, ContainerName, Namespace},
-    services::images::{ImageUser, Images, Users},
+    services::{
+        images::{ImageUser, Images, Users},
+        requests,
+    },
 };
+use create::gone_since;
 use driver::{Command, Driver};
 use machine::{End, State};
 use record::Record;
@@ -160,11 +165,18 @@ impl Containers {
         container: &str,
         window: Window,
     ) -> Result<Arc<Record>, Error> {
-        let handle = self.tools.table.find(namespace, container)?;
+        let handle = match self.tools.table.find(namespace, container) {
+            Ok(handle) => handle,
+            Err(error) => return gone_since(error),
+        };
         self.start_handle(&handle, window).await
     }
 
     async fn start_handle(&self, handle: &Handle, window: Window) -> Result<Arc<Record>, Error> {
+        let before = requests::done_before();
+        if before.is_some_and(|before| started_since(&before, &handle.record())) {
+            return Ok(handle.record());
+        }
         if !matches!(handle.record().state, State::Running(_)) {
             ask(handle, |reply| Command::Start { window, reply }).await?;
         }
@@ -181,6 +193,9 @@ impl Containers {
         container: &str,
         signal: Signal,
     ) -> Result<(), Error> {
+        if requests::was_done() {
+            return Ok(());
+        }
         let handle = self.tools.table.find(namespace, container)?;
         ask(&handle, |reply| Command::Kill { signal, reply }).await
     }
@@ -196,7 +211,10 @@ impl Containers {
         signal: Option<Signal>,
         timeout: Option<Duration>,
     ) -> Result<Arc<Record>, Error> {
-        let handle = self.tools.table.find(namespace, container)?;
+        let handle = match self.tools.table.find(namespace, container) {
+            Ok(handle) => handle,
+            Err(error) => return gone_since(error),
+        };
         let record = handle.record();
         if matches!(record.state, State::Created) {
             return Ok(record);
@@ -274,6 +292,12 @@ impl Containers {
         container: &str,
         change: Change,
     ) -> Result<Arc<Record>, Error> {
+        if let Some(before) = requests::done_before() {
+            return match self.tools.table.find(namespace, before.id.as_str()) {
+                Ok(handle) => Ok(handle.record()),
+                Err(error) => gone_since(error),
+            };
+        }
         let handle = self.tools.table.find(namespace, container)?;
         let record = handle.record();
         let merged = change.resources.as_ref().map(|r| record.spec.resources.merged(r));
@@ -304,7 +328,10 @@ impl Containers {
         force: bool,
         volumes: bool,
     ) -> Result<(), Error> {
-        let handle = self.tools.table.find(namespace, container)?;
+        let handle = match self.tools.table.find(namespace, container) {
+            Ok(handle) => handle,
+            Err(error) => return gone_since(error).map(drop),
+        };
         if force && handle.record().state.is_live() {
             self.end(&handle, Signal::KILL, Duration::ZERO).await?;
         }
@@ -390,6 +417,20 @@ impl Users for TableUsers {
     }
 }
 
+/// Whether the start that a request decided before it came again was made: one that the supervisor's
+/// death undid is not.
+fn started_since(before: &Record, record: &Record) -> bool {
+    let decided = before.state.number();
+    match &record.state {
+        _ if decided == 0 => false,
+        State::Stopped { run, end } => run.number > decided || !end.was_interrupted(),
+        State::Running(_) | State::Paused(_) | State::Unreachable(_) | State::Removing { .. } => {
+            true
+        }
+        State::Created | State::Starting { .. } => false,
+    }
+}
+
 /// Puts a command into a container's queue and waits for its answer.
 async fn ask<T>(
     handle: &Handle,
@@ -397,7 +438,11 @@ async fn ask<T>(
 ) -> Result<T, Error> {
     let name = || handle.record().name.clone();
     let (reply, answer) = oneshot::channel();
-    handle.commands.try_send(command(reply)).map_err(|error| match error {
+    let command = match requests::current() {
+        Some(ticket) => Command::Under { ticket, command: Box::new(command(reply)) },
+        None => command(reply),
+    };
+    handle.commands.try_send(command).map_err(|error| match error {
         tokio::sync::mpsc::error::TrySendError::Full(_) => Error::Busy(name()),
         tokio::sync::mpsc::error::TrySendError::Closed(_) => Error::Removed(name()),
     })?;

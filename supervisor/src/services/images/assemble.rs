@@ -25,7 +25,7 @@ use crate::{
     faultpoint,
     ids::Namespace,
     services::events::{Event, now_unix_ns},
-    store::{Durability, Ops},
+    store::{Durability, Need, Ops},
 };
 
 /// An image to be made of what is known about it. Its documents are in the content store.
@@ -181,6 +181,7 @@ impl Images {
             }
         }
         let mut ops = Ops::new();
+        ops.needs(Need::Growth);
         for record in records {
             ops.put(record.chain_id.to_string().as_bytes(), record)?;
         }

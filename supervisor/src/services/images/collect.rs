@@ -7,7 +7,7 @@ use crate::{
     drivers::{content::Digest, snapshots::LayerRecord},
     faultpoint,
     ids::ContainerId,
-    store::{Durability, Ops},
+    store::{Durability, Need, Ops},
 };
 
 /// What was garbage.
@@ -69,6 +69,7 @@ impl Images {
     fn collect_now(&self) -> Result<Collected, Error> {
         let needed = self.needed()?;
         let mut ops = Ops::new();
+        ops.needs(Need::Removal);
         let mut garbage = Vec::new();
         for (chain_id, record) in &needed.all_layers {
             if !needed.layers.contains(chain_id) {

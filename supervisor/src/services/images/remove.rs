@@ -8,8 +8,8 @@ use crate::{
     drivers::oci::Reference,
     faultpoint,
     ids::Namespace,
-    services::events::Event,
-    store::{Durability, Ops},
+    services::{events::Event, requests},
+    store::{Durability, Need, Ops},
 };
 
 /// Whether to take away what is still in use.
@@ -67,14 +67,19 @@ impl Images {
         force: Force,
     ) -> Result<Removed, Error> {
         let _records = self.inner.records.lock().await;
-        let mut image = self.get(namespace, asked)?;
+        let mut removed = Removed::default();
+        let mut image = match self.get(namespace, asked) {
+            // By this same request, before it came again.
+            Err(Error::NotFound { .. }) if requests::was_done() => return Ok(removed),
+            found => found?,
+        };
         let given_name = asked
             .parse::<Reference>()
             .map(|reference| reference.to_string())
             .ok()
             .filter(|name| image.has_name(name));
-        let mut removed = Removed::default();
         let mut ops = Ops::new();
+        ops.needs(Need::Removal);
         match self.step(&image, asked, given_name, force)? {
             Step::Untag(name) => {
                 image.drop_name(&name);
@@ -99,6 +104,7 @@ impl Images {
                 removed.deleted.push(image.id.to_string());
             }
         }
+        requests::stamp(&mut ops, None)?;
         faultpoint::reach("untag.checked").await;
         self.inner.store.commit(ops, Durability::Power).await?;
         faultpoint::reach("untag.committed").await;

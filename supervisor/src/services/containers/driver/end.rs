@@ -19,6 +19,8 @@ use crate::{
 const DETACH_LIMIT: Duration = Duration::from_secs(10);
 /// How long it waits for clients to come back after a restart of the supervisor.
 const RETURN_GRACE: Duration = Duration::from_secs(5);
+/// How long it waits for whoever was starting it to ask again, when that was undone.
+const RETRY_GRACE: Duration = Duration::from_secs(60);
 
 impl Driver {
     pub(super) async fn ended(&mut self, number: u64, result: Result<ExitRecord, ShimError>) {
@@ -47,10 +49,11 @@ impl Driver {
             return;
         }
         // Whoever was attached to the supervisor before this one comes back within that time.
-        let grace =
-            self.taken_up.map_or(Duration::ZERO, |at| RETURN_GRACE.saturating_sub(at.elapsed()));
+        let interrupted = self.record.state.end().is_some_and(End::was_interrupted);
+        let most = if interrupted { RETRY_GRACE } else { RETURN_GRACE };
+        let grace = self.taken_up.map_or(Duration::ZERO, |at| most.saturating_sub(at.elapsed()));
         let (queue, mut attached) = (self.own_queue.clone(), self.attached.subscribe());
-        // Ends within RETURN_GRACE and DETACH_LIMIT.
+        // Ends within RETRY_GRACE and DETACH_LIMIT.
         tokio::spawn(async move {
             tokio::time::sleep(grace).await;
             let alone = attached.wait_for(|count| *count == 0);
@@ -148,6 +151,7 @@ pub(in crate::services::containers) fn end_of(record: &ExitRecord) -> End {
             String::new()
         },
         finished_unix_ns: record.exited_at_unix_ns,
+        interrupted: false,
     }
 }
 
@@ -159,6 +163,7 @@ pub(super) fn failed(exit_code: i32, message: &str) -> End {
         reason: EndReason::StartFailed,
         message: message.into(),
         finished_unix_ns: now_unix_ns(),
+        interrupted: false,
     }
 }
 
@@ -170,5 +175,6 @@ pub(super) fn lost(message: &str) -> End {
         reason: EndReason::Lost,
         message: message.into(),
         finished_unix_ns: now_unix_ns(),
+        interrupted: false,
     }
 }

@@ -4,11 +4,17 @@ use std::sync::Arc;
 
 use super::{
     Driver, Shim, ShimError, State,
-    end::{end_of, failed, lost},
+    end::{end_of, lost},
 };
 use crate::{
     fault,
-    services::containers::{exec, machine},
+    services::{
+        containers::{
+            exec,
+            machine::{self, End},
+        },
+        events::now_unix_ns,
+    },
     store::Durability,
 };
 
@@ -20,7 +26,10 @@ impl Driver {
             self.clean_up_shim().await;
         }
         match self.record.state.clone() {
-            State::Created | State::Stopped { .. } => {}
+            State::Created => {}
+            State::Stopped { .. } => {
+                exec::take_up(&self.tools, &Arc::new(self.record.clone()), None).await;
+            }
             State::Removing { .. } => {
                 if let Err(error) = self.finish_removal().await {
                     tracing::warn!(
@@ -30,7 +39,12 @@ impl Driver {
                     );
                 }
             }
-            State::Starting { .. } => self.recover_start().await,
+            State::Starting { .. } => {
+                match self.tools.requests.that_was_starting(&self.record.id) {
+                    Some(ticket) => ticket.scope(self.recover_start()).await,
+                    None => self.recover_start().await,
+                }
+            }
             State::Running(run) | State::Paused(run) | State::Unreachable(run) => {
                 if run.boot_id == self.tools.boot_id {
                     self.reconnect(run.number).await;
@@ -61,10 +75,9 @@ impl Driver {
                 return;
             }
         }
-        let end = bundle.exit_record().map_or_else(
-            || failed(1, "the supervisor ended while it was being started"),
-            |record| end_of(&record),
-        );
+        let end = bundle
+            .exit_record()
+            .map_or_else(|| End::interrupted(now_unix_ns()), |record| end_of(&record));
         self.clean_up_shim().await;
         self.commit_end(end).await;
     }
@@ -100,19 +113,8 @@ impl Driver {
     pub(super) fn watch_execs(&self, shim: &Shim) {
         let (tools, shim) = (Arc::clone(&self.tools), shim.clone());
         let record = Arc::new(self.record.clone());
-        // Ends with the shim's answer.
-        tokio::spawn(async move {
-            match shim.execs().await {
-                Ok(ids) => ids.iter().for_each(|id| exec::watch_end(&tools, &record, &shim, id)),
-                Err(error) => {
-                    tracing::warn!(
-                        container = record.id.short(),
-                        error = fault::chain(&error),
-                        "execs are not known"
-                    );
-                }
-            }
-        });
+        // Ends with the shim's answers.
+        tokio::spawn(async move { exec::take_up(&tools, &record, Some(&shim)).await });
     }
 
     /// The connection broke; the shim may be there all the same.
