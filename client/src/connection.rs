@@ -5,6 +5,7 @@ use std::{
     fs::File,
     future::Future,
     io::{self, Read as _},
+    pin::Pin,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant, SystemTime},
 };
@@ -263,36 +264,39 @@ impl Client {
 
     /// A call that changes something, under a request id of its own: when the connection breaks it is
     /// sent again, and done once all the same.
-    pub(crate) async fn mutate<Q, T, F>(
-        &self,
+    pub(crate) fn mutate<'a, Q, T, F>(
+        &'a self,
         call: &'static str,
         deadline: Duration,
         request: Q,
-        send: impl Fn(Request<Q>) -> F,
-    ) -> Result<T, Error>
+        send: impl Fn(Request<Q>) -> F + Send + 'a,
+    ) -> Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'a>>
     where
-        Q: Clone,
-        F: Future<Output = Result<Response<T>, Status>>,
+        Q: Clone + Send + 'a,
+        T: Send + 'a,
+        F: Future<Output = Result<Response<T>, Status>> + Send + 'a,
     {
         let id = request_id();
         let mut backoff = self.backoff();
         let mut reached = false;
-        loop {
-            let mut request = Request::new(request.clone());
-            request.metadata_mut().insert(REQUEST_ID_KEY, id.clone());
-            let asked_at = Instant::now();
-            let error = match self.unary(call, deadline, send(request)).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            // A supervisor that is not there at the first try is not one that restarts.
-            reached |= !matches!(error, Error::Connect { .. });
-            if !reached {
-                return Err(error);
+        Box::pin(async move {
+            loop {
+                let mut request = Request::new(request.clone());
+                request.metadata_mut().insert(REQUEST_ID_KEY, id.clone());
+                let asked_at = Instant::now();
+                let error = match self.unary(call, deadline, send(request)).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(error) => error,
+                };
+                // A supervisor that is not there at the first try is not one that restarts.
+                reached |= !matches!(error, Error::Connect { .. });
+                if !reached {
+                    return Err(error);
+                }
+                backoff.opened(asked_at);
+                backoff.retry(error).await?;
             }
-            backoff.opened(asked_at);
-            backoff.retry(error).await?;
-        }
+        })
     }
 
     /// One call with one answer, within the deadline.

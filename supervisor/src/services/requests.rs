@@ -99,12 +99,15 @@ impl Fault for Error {
     }
 }
 
+/// Times and keys of stamps, the oldest first.
+type Order = VecDeque<(i64, Vec<u8>)>;
+
 /// The stamps; clones share them.
 #[derive(Clone, Debug)]
 pub struct Requests {
     store: Store,
     /// Keys with their times, the oldest first.
-    order: Arc<Mutex<VecDeque<(i64, Vec<u8>)>>>,
+    order: Arc<Mutex<Order>>,
     /// Those that were starting a container when the supervisor before this one ended: the
     /// container's id, key and fingerprint.
     open: Arc<HashMap<ContainerId, (Vec<u8>, String)>>,
@@ -180,7 +183,7 @@ impl Requests {
         })))
     }
 
-    fn order(&self) -> MutexGuard<'_, VecDeque<(i64, Vec<u8>)>> {
+    fn order(&self) -> MutexGuard<'_, Order> {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
