@@ -507,33 +507,6 @@ fn undo_later(tools: &Arc<Tools>, record: &Arc<Record>, shim: &Shim, exec_id: &s
     });
 }
 
-/// The shim of an exec went away. If it was killed, the exec is not known to the next one, and its
-/// end is told as lost.
-async fn tell_lost(tools: &Arc<Tools>, record: &Arc<Record>, exec_id: &str) {
-    let Ok(handle) = tools.table.find(&record.namespace, record.id.as_str()) else { return };
-    // The container has ended with it.
-    let Ok((_, shim)) = live(&handle, "execute in").await else { return };
-    match shim.exec_state(exec_id).await {
-        Err(ShimError::Rpc(error)) if error.kind() == Kind::NotFound => {}
-        // Another task has taken it up.
-        _ => return,
-    }
-    let event = Event::now(&record.namespace, "exec.exit", record.id.as_str())
-        .with("name", &record.name)
-        .with("execId", exec_id)
-        .with("exitCode", 255)
-        .with("reason", "lost");
-    let mut ops = Ops::new();
-    let told = match tools.events.append(&mut ops, &event) {
-        Ok(()) => tools.store.commit(ops, Durability::Process).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = told {
-        let error = fault::chain(&error);
-        tracing::warn!(exec = exec_id, error, "end of exec is not in the journal");
-    }
-}
-
 /// Takes an exec away; one that is gone with its container is no matter.
 async fn forget(tools: &Tools, record: &Record, shim: &Shim, exec_id: &str) {
     if let Err(error) = shim.delete(exec_id).await {
