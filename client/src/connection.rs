@@ -19,9 +19,9 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 use wharf_proto::v1::{
-    NAMESPACE_KEY, REQUEST_ID_KEY, containers_client::ContainersClient, events_client::EventsClient,
-    images_client::ImagesClient, registries_client::RegistriesClient, system_client::SystemClient,
-    volumes_client::VolumesClient,
+    NAMESPACE_KEY, REQUEST_ID_KEY, containers_client::ContainersClient,
+    events_client::EventsClient, images_client::ImagesClient, registries_client::RegistriesClient,
+    system_client::SystemClient, volumes_client::VolumesClient,
 };
 
 use crate::{

@@ -61,7 +61,8 @@ async fn an_id_belongs_to_one_request() -> Result<()> {
         let status = refused(other, Code::InvalidArgument)?;
         ensure!(reason(&status) == "REQUEST_ID_REUSED", "round {round}: {status:?}");
         ensure!(blamed_fields(&status) == ["wharf-request-id"], "{status:?}");
-        let message = DeleteContainerRequest { container: "one".into(), force: true };
+        let message =
+            DeleteContainerRequest { container: "one".into(), force: true, volumes: false };
         refused(api.containers.delete(under("mine", message)).await, Code::InvalidArgument)?;
         // Another supervisor knows it as well.
         world.kill9()?;
@@ -121,7 +122,7 @@ async fn what_was_done_before_a_kill_is_not_done_again() -> Result<()> {
     api.containers.kill(under("kill", kill)).await?;
     api.containers.update(under("update", update)).await?;
     ensure!(log() == "start\nsignal\n", "{}", log());
-    let delete = DeleteContainerRequest { container: brief, force: false };
+    let delete = DeleteContainerRequest { container: brief, force: false, volumes: false };
     api.containers.delete(under("delete", delete.clone())).await?;
     let stop = StopContainerRequest { container: id.clone(), signal: "KILL".into(), timeout: None };
     api.containers.stop(under("stop", stop.clone())).await?;

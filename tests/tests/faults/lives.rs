@@ -341,7 +341,7 @@ impl Step for Delete {
         id: String,
         request: String,
     ) -> impl Future<Output = Acted> + Send + 'static {
-        let message = DeleteContainerRequest { container: id, force: false };
+        let message = DeleteContainerRequest { container: id, force: false, volumes: false };
         async move { api.containers.delete(under(&request, message)).await.map(drop) }
     }
 
