@@ -452,15 +452,15 @@ async fn one_that_does_not_come_up_leaves_the_old_one() -> Result<()> {
     let attached = task(watch(session, Arc::clone(&seen)));
     // A newer schema makes the old one keep a copy of its metadata, and put it back.
     for (name, schema, word) in [
-        ("dies", 1, "exit status: 5"),
-        ("hangs", 1, "nothing within"),
+        ("dies", 2, "exit status: 5"),
+        ("hangs", 2, "nothing within"),
         ("lies", 99, "answer calls"),
     ] {
         let text = format!(
             "#!{}\nimport subprocess, sys\n\
              if sys.argv[1:] == ['--handover-version']:\n    \
              print(subprocess.run(['{}', '--handover-version'], capture_output=True, text=True)\
-             .stdout.replace('\"schema\":1', '\"schema\":{schema}'))\n    sys.exit()\n{}",
+             .stdout.replace('\"schema\":2', '\"schema\":{schema}'))\n    sys.exit()\n{}",
             python.display(),
             real.display(),
             LIAR.replace("SCHEMA", &schema.to_string())
