@@ -15,7 +15,7 @@ use wharf_proto::v1::{
     volumes_client::VolumesClient,
 };
 
-use crate::wait::soon;
+use crate::wait::{self, soon};
 
 /// Clients of all services of one daemon.
 #[derive(Clone, Debug)]
@@ -180,6 +180,23 @@ impl Api {
         let request = RunContainerRequest { spec: Some(spec), window: None };
         let answer = self.containers.run(request).await?.into_inner();
         answer.container.ok_or_else(|| Status::internal("Run answered no container"))
+    }
+
+    /// Runs a [`sleeper`] that says "up" until it heeds SIGTERM: what comes before its trap is lost
+    /// on a first process.
+    ///
+    /// # Errors
+    /// The call's status, or that it takes too long.
+    pub async fn run_sleeper(&mut self) -> Result<Container> {
+        let container = self
+            .run(script("trap 'exit 0' TERM; echo up; while :; do sleep 1000 & wait; done"))
+            .await?;
+        wait::until("the sleeper is up", || {
+            let (mut api, id) = (self.clone(), container.id.clone());
+            async move { Ok((!api.logs(&id).await?.out().is_empty()).then_some(())) }
+        })
+        .await?;
+        Ok(container)
     }
 
     /// Waits for the end of the present incarnation.

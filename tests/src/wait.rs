@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Result, bail};
 
 /// Long enough for anything on a loaded machine with two cores.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Asks `probe` until it has an answer.
 ///

@@ -90,7 +90,7 @@ async fn a_frozen_container_can_be_stopped_killed_and_removed() -> Result<()> {
     let world = World::start().await?;
     let mut api = world.with_busybox().await?;
     // By its stop signal, which it has to see.
-    let id = api.run(sleeper()).await?.id;
+    let id = api.run_sleeper().await?.id;
     pause(&mut api, &id).await?;
     let stop = StopContainerRequest {
         container: id.clone(),
@@ -121,7 +121,11 @@ async fn restart_is_a_new_start_of_the_same_container() -> Result<()> {
     let world = World::start().await?;
     let mut api = world.with_busybox().await?;
     // It would remove itself if it stopped for good.
-    let spec = wharf_proto::v1::ContainerSpec { auto_remove: true, ..sleeper() };
+    let spec = wharf_proto::v1::ContainerSpec {
+        auto_remove: true,
+        stop_signal: "KILL".into(),
+        ..sleeper()
+    };
     let first = api.run(spec).await?;
     let id = first.id.clone();
     for round in 2..5 {
