@@ -4,6 +4,7 @@
 //! nearest one that is, since a misspelt limit must not silently be no limit.
 
 use std::{
+    collections::BTreeMap,
     fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -180,6 +181,9 @@ struct File {
     default_network: Option<Network>,
     stop_timeout_seconds: Option<u64>,
     upgrade_timeout_seconds: Option<u64>,
+    default_runtime: Option<String>,
+    runtimes: BTreeMap<String, RuntimeFile>,
+    limits: LimitsFile,
     container_log: ContainerLog,
     tls: Option<TlsFile>,
     registry_hosts: Option<PathBuf>,
@@ -208,6 +212,20 @@ struct GcFile {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuntimeFile {
+    path: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LimitsFile {
+    calls: Option<usize>,
+    streams: Option<usize>,
+    call_seconds: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
 struct TlsFile {
     cert: PathBuf,
     key: PathBuf,
@@ -228,6 +246,12 @@ const KEYS: &[&str] = &[
     "default_network",
     "stop_timeout_seconds",
     "upgrade_timeout_seconds",
+    "default_runtime",
+    "runtimes",
+    "limits",
+    "limits.calls",
+    "limits.streams",
+    "limits.call_seconds",
     "container_log",
     "container_log.max_bytes",
     "container_log.max_files",
@@ -301,6 +325,16 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// What a new supervisor has to come up before the old one takes everything back.
     pub upgrade_timeout: Duration,
+    /// What runs containers that do not say.
+    pub default_runtime: String,
+    /// Programs of OCI runtimes and foreign shims by name.
+    pub runtimes: BTreeMap<String, PathBuf>,
+    /// Calls with one answer at once.
+    pub max_calls: usize,
+    /// Streams, and calls that wait, at once.
+    pub max_streams: usize,
+    /// For a call with one answer.
+    pub call_deadline: Duration,
     /// A container's log is rotated beyond this size; 0: never.
     pub container_log_max_bytes: u64,
     /// Rotated logs kept.
@@ -348,7 +382,25 @@ impl Config {
                 problem: "an absolute path without .. is needed, as in /wharf".into(),
             });
         }
+        let mut runtimes = BTreeMap::new();
+        for (name, runtime) in file.runtimes {
+            runtimes.insert(name, absolute("runtimes.NAME.path", runtime.path)?);
+        }
+        for (key, value) in
+            [("limits.calls", file.limits.calls), ("limits.streams", file.limits.streams)]
+        {
+            if value.is_some_and(|value| !(1..=1_000_000).contains(&value)) {
+                let problem = "a number from 1 to 1000000 is needed".into();
+                let value = value.unwrap_or_default().to_string();
+                return Err(ConfigError::Value { key, value, problem });
+            }
+        }
         Ok(Self {
+            default_runtime: file.default_runtime.unwrap_or_default(),
+            runtimes,
+            max_calls: file.limits.calls.unwrap_or(1024),
+            max_streams: file.limits.streams.unwrap_or(8192),
+            call_deadline: Duration::from_secs(file.limits.call_seconds.unwrap_or(600).max(1)),
             root: absolute("root", over.root.or(file.root).unwrap_or("/var/lib/wharf".into()))?,
             state,
             address,
@@ -451,7 +503,8 @@ fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
     let syntax = |source| ConfigError::Syntax { path: path.into(), source };
     let table: toml::Table = text.parse().map_err(syntax)?;
     for key in keys_of("", &table) {
-        if !KEYS.contains(&key.as_str()) {
+        // Names of runtimes are free; what is in them is checked when it is read.
+        if !KEYS.contains(&key.as_str()) && !key.starts_with("runtimes.") {
             return Err(ConfigError::UnknownKey { path: path.into(), nearest: nearest(&key), key });
         }
     }

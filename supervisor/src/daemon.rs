@@ -28,6 +28,7 @@ use wharf_proto::v1::{
 };
 
 use crate::{
+    api::admission::{Admission, Bounds},
     api::native::{
         ContainersApi, EventsApi, ImagesApi, Once, RegistriesApi, SystemApi, VolumesApi,
         drain::DrainLayer,
@@ -37,7 +38,7 @@ use crate::{
         content::ContentStore,
         handover::Message,
         memory,
-        shims::Launcher,
+        shims::{Launcher, Runtimes},
         snapshots::{Native, Overlay, Snapshotter},
     },
     faultpoint,
@@ -59,6 +60,10 @@ pub use upgrade::identity;
 
 /// Removed containers whose images are still to be looked at.
 const REMOVED_LEN: usize = 64;
+/// Streams of one connection; more wait in the client.
+const MAX_STREAMS: u32 = 1024;
+/// Bytes of the headers of one call.
+const MAX_HEADERS: u32 = 32 << 10;
 /// Largest message that a client may send.
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -164,8 +169,14 @@ async fn run(config: &Arc<Config>, place: &mut Place) -> Result<End, Error> {
     let Services { events, images, containers, volumes, system, requests } = services;
     let once = Once::new(requests, MAX_MESSAGE);
     let journal = events.clone().keep_bounded();
+    let bounds = Bounds {
+        calls: config.max_calls,
+        streams: config.max_streams,
+        deadline: config.call_deadline,
+    };
     let router = server(config)?
         .layer(DrainLayer(drain.clone()))
+        .layer(Admission::new(bounds))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(reflection_alpha)
@@ -305,7 +316,9 @@ fn limited(server: ContainersServer<ContainersApi>) -> ContainersServer<Containe
 }
 
 fn server(config: &Config) -> Result<Server, Error> {
-    let server = Server::builder();
+    let server = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADERS);
     let Some(tls) = config.tls.as_ref().filter(|_| matches!(config.address, Address::Tcp(_)))
     else {
         return Ok(server);
@@ -350,7 +363,12 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
         watched: Watched::default(),
         snapshots,
         volumes: volumes.clone(),
-        launcher: Launcher::new(shim.clone(), config.address.to_string()),
+        launcher: Launcher::new(
+            shim.clone(),
+            config.address.to_string(),
+            config.state.join("events.sock"),
+        ),
+        runtimes: Runtimes::new(config.default_runtime.clone(), config.runtimes.clone()),
         table,
         bundles,
         logs,

@@ -104,6 +104,10 @@ pub(crate) struct SpecArgs {
     #[command(flatten)]
     limits: ResourceArgs,
 
+    /// What runs it: runc, crun, io.containerd.runc.v2, /PATH, or a name of the server's
+    #[arg(long, value_name = "RUNTIME", help_heading = "Process")]
+    runtime: Option<String>,
+
     /// Pull the image first: missing, always or never
     #[arg(
         long,
@@ -243,6 +247,7 @@ impl SpecArgs {
             group_add: self.group_add.clone(),
             volumes_from: self.volumes_from.clone(),
             exposed_ports: self.expose.clone(),
+            runtime: self.runtime.clone().unwrap_or_default(),
             ..ContainerSpec::default()
         })
     }

@@ -51,7 +51,14 @@ enum CommandError {
 
 /// Runs the program. In the shim itself this returns after `Shutdown`.
 pub(crate) fn run(words: impl IntoIterator<Item = String>) -> ExitCode {
-    let result = Args::parse(words).map_err(CommandError::from).and_then(|args| act(&args));
+    let words: Vec<String> = words.into_iter().collect();
+    let result = match words.as_slice() {
+        // A logging binary is told by an argument and no flags.
+        [word, value] if word == "logger" => {
+            crate::flow::logger::run(value).map_err(CommandError::from)
+        }
+        _ => Args::parse(words).map_err(CommandError::from).and_then(|args| act(&args)),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -17,6 +17,7 @@ mod input;
 mod io;
 mod keep;
 mod log;
+pub(crate) mod logger;
 mod process;
 mod pump;
 mod read_output;

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod cli;
 mod cli_terminal;
 mod commit;
@@ -13,6 +14,7 @@ mod errors;
 mod events;
 mod exec;
 mod figures;
+mod foreign;
 mod freeze;
 mod harness;
 mod image_spec;
@@ -23,6 +25,7 @@ mod limits;
 mod listing;
 mod logs;
 mod native;
+mod overload;
 mod prune;
 mod python;
 mod registry;

@@ -107,6 +107,7 @@ pub(super) fn new_container(spec: Option<v1::ContainerSpec>) -> Result<NewContai
         annotations: spec.annotations.into_iter().collect(),
         volumes_from: spec.volumes_from,
         exposed_ports: spec.exposed_ports,
+        runtime: spec.runtime,
     };
     Ok(NewContainer { name, spec })
 }
@@ -329,6 +330,7 @@ fn spec(record: &Record) -> v1::ContainerSpec {
         annotations: pairs(&spec.annotations),
         volumes_from: spec.volumes_from.clone(),
         exposed_ports: spec.exposed_ports.clone(),
+        runtime: spec.runtime.clone(),
     }
 }
 

@@ -7,6 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    io::Errno,
+    mount::{UnmountFlags, unmount},
+};
 use serde::Deserialize;
 use wharf_proto::shim::ExitRecord;
 
@@ -60,6 +64,12 @@ impl Bundle {
         self.path.join("shim.sock")
     }
 
+    /// Whether its shim is somebody else's. Blocks, for a moment.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        super::Place::read(self).is_some()
+    }
+
     /// Whether the folder is there.
     #[must_use]
     pub fn exists(&self) -> bool {
@@ -96,11 +106,31 @@ impl Bundle {
     /// # Errors
     /// [`ShimError::Bundle`].
     pub fn remove(&self) -> Result<(), ShimError> {
+        self.unmount_rootfs()?;
+        if let Some(place) = super::Place::read(self) {
+            place.unlink();
+        }
         match fs::remove_dir_all(&self.path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 Err(ShimError::Bundle { step: "remove", path: self.path.clone(), source: e })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What a foreign shim mounted and a killed one left: the container's files are not to be
+    /// removed with the folder.
+    fn unmount_rootfs(&self) -> Result<(), ShimError> {
+        let path = self.path.join("rootfs");
+        loop {
+            match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+                Ok(()) => {}
+                // Nothing is mounted there, or there is no such folder.
+                Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+                Err(errno) => {
+                    return Err(ShimError::Bundle { step: "unmount", path, source: errno.into() });
+                }
+            }
         }
     }
 

@@ -54,6 +54,17 @@ pub enum ShimError {
     /// The shim's process can't be watched.
     #[error("watch the shim's process")]
     Watch(#[source] io::Error),
+    /// A named pipe of a foreign shim.
+    #[error("named pipe {}", path.display())]
+    Pipe {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// A foreign shim does not do that.
+    #[error("the container's runtime can't {0}")]
+    NotForeign(&'static str),
     /// Figures in a form that is not known.
     #[error("the shim tells figures as {0:?}, which is not known")]
     Figures(String),
@@ -95,7 +106,8 @@ impl Fault for ShimError {
         match self {
             Self::Bundle { source, .. } | Self::Spawn { source, .. } => io_kind(source),
             Self::NoAddress { .. } => Kind::Internal,
-            Self::Figures(_) => Kind::Unsupported,
+            Self::Figures(_) | Self::NotForeign(_) => Kind::Unsupported,
+            Self::Pipe { source, .. } => io_kind(source),
             Self::Watch(source) => io_kind(source),
             Self::Silent { .. } => Kind::Deadline,
             Self::NotExecuted { .. } => Kind::Precondition,
@@ -110,7 +122,11 @@ impl Fault for ShimError {
             Self::Silent { .. } => "SHIM_SILENT",
             Self::NotExecuted { exit_code: 126, .. } => "ENTRYPOINT_NOT_EXECUTABLE",
             Self::NotExecuted { .. } => "ENTRYPOINT_NOT_FOUND",
-            Self::Rpc(_) | Self::Figures(_) | Self::Watch(_) => "SHIM",
+            Self::Rpc(_)
+            | Self::Figures(_)
+            | Self::Watch(_)
+            | Self::Pipe { .. }
+            | Self::NotForeign(_) => "SHIM",
         }
     }
 }

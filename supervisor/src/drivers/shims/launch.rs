@@ -1,34 +1,107 @@
 //! Starting a shim, and cleaning up after one that died.
 
 use std::{
+    io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{Output, Stdio},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::process::Command;
 
-use super::{Bundle, Kept, Shim, ShimError};
+use super::{Bundle, Kept, OutOfMemory, Place, Shim, ShimError, foreign::Foreign};
 use crate::ids::{ContainerId, Namespace};
 
 /// Bound on the shim's `start` and `delete` commands.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Starts shims of one program.
+/// Starts our shims, and foreign ones.
 #[derive(Clone, Debug)]
 pub struct Launcher {
     program: PathBuf,
     /// Told to the shim as the address of the supervisor.
     address: String,
+    /// Where foreign shims send their events; listened at once it is needed.
+    events: PathBuf,
+    listening: Arc<Mutex<bool>>,
+    out_of_memory: OutOfMemory,
 }
 
 impl Launcher {
     /// A launcher of `program`.
     #[must_use]
-    pub fn new(program: PathBuf, address: String) -> Self {
-        Self { program, address }
+    pub fn new(program: PathBuf, address: String, events: PathBuf) -> Self {
+        Self {
+            program,
+            address,
+            events,
+            listening: Arc::default(),
+            out_of_memory: OutOfMemory::default(),
+        }
+    }
+
+    /// Listens for events of foreign shims, if that is not done yet.
+    fn listen(&self) -> io::Result<()> {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*listening {
+            super::events::serve(&self.events, self.out_of_memory.clone())?;
+            *listening = true;
+        }
+        Ok(())
+    }
+
+    /// Connects to the shim of a bundle, ours or a foreign one.
+    ///
+    /// # Errors
+    /// [`ShimError::Rpc`] when nobody listens there.
+    pub async fn connect(&self, bundle: &Bundle, id: &ContainerId) -> Result<Shim, ShimError> {
+        let Some(place) = Place::read(bundle) else {
+            return Shim::connect(&bundle.socket(), id.as_str()).await;
+        };
+        self.connect_foreign(&place, bundle, id).await
+    }
+
+    async fn connect_foreign(
+        &self,
+        place: &Place,
+        bundle: &Bundle,
+        id: &ContainerId,
+    ) -> Result<Shim, ShimError> {
+        if let Err(error) = self.listen() {
+            tracing::warn!(%error, "events of foreign shims are not taken");
+        }
+        let mut shim = Shim::connect(place.socket(), id.as_str()).await?;
+        shim.foreign = Some(Arc::new(Foreign::new(place, bundle, self.out_of_memory.clone())));
+        Ok(shim)
+    }
+
+    /// Starts a foreign shim and connects to it.
+    ///
+    /// # Errors
+    /// [`ShimError`].
+    pub async fn spawn_foreign(
+        &self,
+        program: &Path,
+        bundle: &Bundle,
+        namespace: &Namespace,
+        id: &ContainerId,
+    ) -> Result<Shim, ShimError> {
+        // Whoever finds the bundle cleans up with the right program.
+        let place = Place::prepare(program, bundle, id.as_str())?;
+        self.listen().map_err(|source| ShimError::Pipe { path: self.events.clone(), source })?;
+        let output =
+            self.run_program(program, bundle, namespace, id, "start", Stdio::null()).await?;
+        let no_address =
+            |why: String| ShimError::NoAddress { status: why, stderr: last_line(&output.stderr) };
+        if !output.status.success() {
+            return Err(no_address(output.status.to_string()));
+        }
+        let told = place.told(&String::from_utf8_lossy(&output.stdout));
+        let place = told.map_err(no_address)?;
+        place.write(bundle)?;
+        self.connect_foreign(&place, bundle, id).await
     }
 
     /// The program.
@@ -96,7 +169,10 @@ impl Launcher {
         namespace: &Namespace,
         id: &ContainerId,
     ) -> Result<(), ShimError> {
-        let output = self.run(bundle, namespace, id, "delete", Stdio::null()).await?;
+        let foreign = Place::read(bundle);
+        let program = foreign.as_ref().map_or(self.program.as_path(), |place| &place.program);
+        let output =
+            self.run_program(program, bundle, namespace, id, "delete", Stdio::null()).await?;
         if output.status.success() {
             return Ok(());
         }
@@ -114,7 +190,27 @@ impl Launcher {
         command: &str,
         stdin: Stdio,
     ) -> Result<Output, ShimError> {
-        let running = Command::new(&self.program)
+        self.run_program(&self.program, bundle, namespace, id, command, stdin).await
+    }
+
+    async fn run_program(
+        &self,
+        program: &Path,
+        bundle: &Bundle,
+        namespace: &Namespace,
+        id: &ContainerId,
+        command: &str,
+        stdin: Stdio,
+    ) -> Result<Output, ShimError> {
+        let mut shim = Command::new(program);
+        if program != self.program {
+            shim.env("TTRPC_ADDRESS", &self.events)
+                .env("MAX_SHIM_VERSION", "3")
+                // A Go program's threads; as containerd sets it.
+                .env("GOMAXPROCS", "2")
+                .args(["-publish-binary", "/bin/true"]);
+        }
+        let running = shim
             .args(["-namespace", namespace.as_str(), "-id", id.as_str()])
             .args(["-address", &self.address, "-bundle"])
             .arg(bundle.path())
@@ -127,7 +223,7 @@ impl Launcher {
             .output();
         match tokio::time::timeout(LIMIT, running).await {
             Err(_) => Err(ShimError::Silent { limit: LIMIT }),
-            Ok(Err(source)) => Err(ShimError::Spawn { program: self.program.clone(), source }),
+            Ok(Err(source)) => Err(ShimError::Spawn { program: program.into(), source }),
             Ok(Ok(output)) => Ok(output),
         }
     }

@@ -11,19 +11,24 @@
 mod bundle;
 mod death;
 mod error;
+mod events;
+mod foreign;
 mod keep;
 mod launch;
+mod runtimes;
 mod ttrpc;
 mod usage;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 pub use bundle::Bundle;
 pub use death::Death;
 pub use error::ShimError;
+pub use foreign::{OutOfMemory, Place};
 pub use keep::{Keeper, Kept};
 pub use launch::Launcher;
 use prost::Message as _;
+pub use runtimes::{OWN, Runtime, Runtimes};
 pub use usage::Usage;
 use wharf_proto::{
     containerd::runc::v1::ProcessDetails,
@@ -37,10 +42,11 @@ use wharf_proto::{
         ExecProcessRequest, KillRequest, Mount, PROCESS_TYPE_URL, PauseRequest, PidsRequest,
         PidsResponse, RESOURCES_TYPE_URL, ResizePtyRequest, ResumeRequest, SERVICE_V3,
         ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest,
-        StatsResponse, UpdateTaskRequest,
+        StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
     },
 };
 
+use foreign::Foreign;
 use ttrpc::Client;
 
 /// Bound on a call that makes or ends something.
@@ -57,6 +63,8 @@ const POLL: Duration = Duration::from_secs(20);
 pub struct Shim {
     client: Client,
     id: String,
+    /// `None`: it is ours.
+    foreign: Option<Arc<Foreign>>,
 }
 
 /// What a task gets for its stdio and root file system.
@@ -70,6 +78,8 @@ pub struct CreateTask<'a> {
     pub terminal: bool,
     /// Log, stdin and window.
     pub options: CreateOptions,
+    /// Our shim's program, which writes the log for a foreign one.
+    pub logger: &'a Path,
 }
 
 impl Shim {
@@ -81,7 +91,17 @@ impl Shim {
         let client = tokio::time::timeout(SHORT, Client::connect(socket))
             .await
             .map_err(|_| ShimError::Silent { limit: SHORT })??;
-        Ok(Self { client, id: id.into() })
+        Ok(Self { client, id: id.into(), foreign: None })
+    }
+
+    /// Whether it is somebody else's: no stdio of its own, no successor.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.foreign.is_some()
+    }
+
+    fn service(&self) -> &'static str {
+        self.foreign.as_ref().map_or(SERVICE_V3, |foreign| foreign.service)
     }
 
     /// Makes the container; its process waits before execve. Gives its pid.
@@ -89,6 +109,9 @@ impl Shim {
     /// # Errors
     /// [`ShimError`].
     pub async fn create(&self, task: CreateTask<'_>) -> Result<u32, ShimError> {
+        if let Some(foreign) = &self.foreign {
+            return self.create_foreign(foreign, task).await;
+        }
         let request = CreateTaskRequest {
             id: self.id.clone(),
             bundle: task.bundle.display().to_string(),
@@ -104,6 +127,37 @@ impl Shim {
         Ok(answer.pid)
     }
 
+    async fn create_foreign(
+        &self,
+        foreign: &Foreign,
+        task: CreateTask<'_>,
+    ) -> Result<u32, ShimError> {
+        let log = task.options.log.unwrap_or_default();
+        let output = foreign::log_uri(task.logger, task.bundle, &log);
+        let stdin = if task.options.open_stdin {
+            foreign::make_pipe(&foreign.stdin(""))?;
+            foreign.stdin("").display().to_string()
+        } else {
+            String::new()
+        };
+        let request = CreateTaskRequest {
+            id: self.id.clone(),
+            bundle: task.bundle.display().to_string(),
+            rootfs: task.rootfs,
+            terminal: task.terminal,
+            stdin,
+            stderr: if task.terminal { String::new() } else { output.clone() },
+            stdout: output,
+            ..Default::default()
+        };
+        let answer: CreateTaskResponse = self.task("Create", &request, LONG).await?;
+        if task.terminal && task.options.terminal_width > 0 {
+            let (width, height) = (task.options.terminal_width, task.options.terminal_height);
+            self.resize("", width, height).await?;
+        }
+        Ok(answer.pid)
+    }
+
     /// Executes the container's process, or an exec's. Gives its pid.
     ///
     /// # Errors
@@ -111,6 +165,9 @@ impl Shim {
     pub async fn start(&self, exec_id: &str) -> Result<u32, ShimError> {
         let request = StartRequest { id: self.id.clone(), exec_id: exec_id.into() };
         let answer: StartResponse = self.task("Start", &request, LONG).await?;
+        if let Some(foreign) = self.foreign.as_ref().filter(|_| !exec_id.is_empty()) {
+            foreign.begin(exec_id);
+        }
         Ok(answer.pid)
     }
 
@@ -128,6 +185,9 @@ impl Shim {
     /// # Errors
     /// [`ShimError`]; UNIMPLEMENTED from a foreign shim.
     pub async fn death(&self) -> Result<Death, ShimError> {
+        if self.is_foreign() {
+            return Err(ShimError::NotForeign("be taken over"));
+        }
         let info = || self.client.call(SERVICE, "Info", &InfoRequest {}, Some(SHORT));
         let told: InfoResponse = info().await?;
         let death = Death::of(told.shim_pid).map_err(ShimError::Watch)?;
@@ -142,6 +202,10 @@ impl Shim {
     /// # Errors
     /// [`ShimError`]; UNIMPLEMENTED from a foreign shim.
     pub async fn execs(&self) -> Result<Vec<String>, ShimError> {
+        if self.is_foreign() {
+            // The Task service has no question for it.
+            return Ok(Vec::new());
+        }
         let info: InfoResponse =
             self.client.call(SERVICE, "Info", &InfoRequest {}, Some(SHORT)).await?;
         Ok(info.exec_ids)
@@ -161,8 +225,41 @@ impl Shim {
     /// # Errors
     /// [`ShimError`].
     pub async fn wait_exit(&self, exec_id: &str) -> Result<ExitRecord, ShimError> {
+        if let Some(foreign) = &self.foreign {
+            return self.wait_foreign(foreign, exec_id).await;
+        }
         let request = WaitExitRequest { exec_id: exec_id.into() };
         Ok(self.client.call(SERVICE, "WaitExit", &request, None).await?)
+    }
+
+    async fn wait_foreign(
+        &self,
+        foreign: &Foreign,
+        exec_id: &str,
+    ) -> Result<ExitRecord, ShimError> {
+        let request = WaitRequest { id: self.id.clone(), exec_id: exec_id.into() };
+        let service = self.service();
+        let answer: WaitResponse = self.client.call(service, "Wait", &request, None).await?;
+        let at = answer.exited_at.unwrap_or_default();
+        let oom_killed = exec_id.is_empty() && foreign.out_of_memory.take(&self.id);
+        if exec_id.is_empty() {
+            foreign.drained().await;
+        }
+        Ok(ExitRecord {
+            exit_code: answer.exit_status,
+            // All that the protocol tells.
+            signal: answer
+                .exit_status
+                .checked_sub(128)
+                .filter(|n| (1..=64).contains(n))
+                .unwrap_or(0),
+            oom_killed,
+            exited_at_unix_ns: at
+                .seconds
+                .saturating_mul(1_000_000_000)
+                .saturating_add(i64::from(at.nanos)),
+            ..Default::default()
+        })
     }
 
     /// Sends a signal to the task's process or to an exec's.
@@ -185,7 +282,11 @@ impl Shim {
     /// [`ShimError`].
     pub async fn delete(&self, exec_id: &str) -> Result<(), ShimError> {
         let request = DeleteRequest { id: self.id.clone(), exec_id: exec_id.into() };
-        let _: DeleteResponse = self.task("Delete", &request, LONG).await?;
+        let deleted: Result<DeleteResponse, _> = self.task("Delete", &request, LONG).await;
+        if let Some(foreign) = self.foreign.as_ref().filter(|_| !exec_id.is_empty()) {
+            foreign.forget(exec_id);
+        }
+        deleted?;
         Ok(())
     }
 
@@ -214,13 +315,17 @@ impl Shim {
         output: bool,
     ) -> Result<(), ShimError> {
         let kept = |wanted: bool| if wanted { STDIO_IN_SHIM.to_owned() } else { String::new() };
+        let [stdin, stdout, stderr] = match &self.foreign {
+            Some(foreign) => foreign.pipes(exec_id, stdin, output, terminal)?,
+            None => [kept(stdin), kept(output), kept(output && !terminal)],
+        };
         let request = ExecProcessRequest {
             id: self.id.clone(),
             exec_id: exec_id.into(),
             terminal,
-            stdin: kept(stdin),
-            stdout: kept(output),
-            stderr: kept(output && !terminal),
+            stdin,
+            stdout,
+            stderr,
             spec: Some(prost_types::Any { type_url: PROCESS_TYPE_URL.into(), value: process_json }),
         };
         self.task("Exec", &request, LONG).await
@@ -250,6 +355,9 @@ impl Shim {
     /// # Errors
     /// [`ShimError`]; FAILED_PRECONDITION once stdin is closed.
     pub async fn write_stdin(&self, exec_id: &str, data: Vec<u8>) -> Result<(), ShimError> {
+        if let Some(foreign) = &self.foreign {
+            return foreign.write_stdin(exec_id, &data).await;
+        }
         let request = WriteStdinRequest { exec_id: exec_id.into(), data };
         // As long as the process takes to read: the caller's stream is the bound.
         Ok(self.client.call(SERVICE, "WriteStdin", &request, None).await?)
@@ -266,6 +374,10 @@ impl Shim {
         offset: u64,
         release_below: Option<u64>,
     ) -> Result<ReadOutputResponse, ShimError> {
+        if let Some(foreign) = &self.foreign {
+            let read = foreign.read_output(exec_id, offset, release_below, POLL).await;
+            return read.ok_or(ShimError::NotForeign("give the output of that exec again"));
+        }
         let request =
             ReadOutputRequest { exec_id: exec_id.into(), offset, max_bytes: 0, release_below };
         let limit = Some(POLL + SHORT);
@@ -336,7 +448,7 @@ impl Shim {
         request: &Q,
         limit: Duration,
     ) -> Result<A, ShimError> {
-        let answer = self.client.call(SERVICE_V3, method, request, Some(limit)).await;
+        let answer = self.client.call(self.service(), method, request, Some(limit)).await;
         answer.map_err(ShimError::from)
     }
 }

@@ -171,6 +171,12 @@ impl Containers {
         image: &ResolvedImage,
     ) -> Result<(), Error> {
         let network = *spec.network.get_or_insert(self.defaults.network);
+        let runtimes = &self.tools.runtimes;
+        if spec.runtime.is_empty() {
+            runtimes.default_name().clone_into(&mut spec.runtime);
+        }
+        let unknown = |problem| Error::field("spec.runtime", problem);
+        runtimes.find(&spec.runtime).map_err(unknown)?;
         if spec.hostname.is_empty() {
             spec.hostname = match network {
                 Network::None => id.short().to_owned(),

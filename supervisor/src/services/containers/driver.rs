@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     drivers::{
-        shims::{Launcher, Shim, ShimError},
+        shims::{Launcher, Runtime, Runtimes, Shim, ShimError},
         snapshots::Snapshotter,
     },
     fault, faultpoint,
@@ -62,6 +62,8 @@ pub struct Tools {
     pub volumes: Volumes,
     /// Shims.
     pub launcher: Launcher,
+    /// What runs containers, by name.
+    pub runtimes: Runtimes,
     /// All containers.
     pub table: Arc<Table>,
     /// Folder of the bundles.
@@ -308,20 +310,29 @@ impl Driver {
         let plan = launch::prepare(&self.tools, &self.record).await?;
         let fault = |at: std::io::Result<()>| at.map_err(|e| fault_error(&name, e));
         fault(faultpoint::step("start.prepared").await)?;
-        let shim = self
-            .tools
-            .launcher
-            .spawn(&plan.bundle, &self.record.namespace, &self.record.id)
-            .await
-            .map_err(start)?;
+        let (namespace, id) = (&self.record.namespace, &self.record.id);
+        let launcher = &self.tools.launcher;
+        let runtime = self.runtime()?;
+        let spawned = match &runtime {
+            Runtime::Shim(program) => {
+                launcher.spawn_foreign(program, &plan.bundle, namespace, id).await
+            }
+            Runtime::Own | Runtime::Oci(_) => launcher.spawn(&plan.bundle, namespace, id).await,
+        };
+        let shim = spawned.map_err(start)?;
         fault(faultpoint::step("start.shim.spawned").await)?;
-        shim.create(plan.task(&self.tools, &self.record, window)).await.map_err(start)?;
+        shim.create(plan.task(&self.tools, &self.record, &runtime, window)).await.map_err(start)?;
         fault(faultpoint::step("start.task.created").await)?;
         // Before the start, so that no exit is missed.
         self.watch_exit(&shim, self.record.state.number());
         let pid = shim.start("").await.map_err(start)?;
         faultpoint::reach("start.executed").await;
         Ok((shim, pid))
+    }
+
+    fn runtime(&self) -> Result<Runtime, Error> {
+        let found = self.tools.runtimes.find(&self.record.spec.runtime);
+        found.map_err(|problem| Error::field("spec.runtime", problem))
     }
 
     async fn commit_started(&mut self, pid: u32) -> Result<(), Error> {

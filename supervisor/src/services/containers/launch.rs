@@ -16,7 +16,7 @@ use wharf_proto::{
 use super::{Error, driver::Tools, oci, record::Record, spec::MountKind};
 use crate::{
     config::Network,
-    drivers::shims::{Bundle, CreateTask},
+    drivers::shims::{Bundle, CreateTask, Runtime},
     faultpoint,
 };
 
@@ -47,8 +47,9 @@ impl Plan {
     #[must_use]
     pub(super) fn task<'a>(
         &'a self,
-        tools: &Tools,
+        tools: &'a Tools,
         record: &Record,
+        runtime: &Runtime,
         window: Window,
     ) -> CreateTask<'a> {
         CreateTask {
@@ -66,8 +67,13 @@ impl Plan {
                 open_stdin: record.spec.open_stdin,
                 terminal_width: window.width,
                 terminal_height: window.height,
+                runtime_binary: match runtime {
+                    Runtime::Oci(program) => program.display().to_string(),
+                    Runtime::Own | Runtime::Shim(_) => String::new(),
+                },
                 ..Default::default()
             },
+            logger: tools.launcher.program(),
         }
     }
 }

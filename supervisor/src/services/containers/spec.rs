@@ -62,6 +62,8 @@ pub struct Spec {
     pub volumes_from: Vec<String>,
     /// "80/tcp": for people and programs.
     pub exposed_ports: Vec<String>,
+    /// Empty until the default is filled in.
+    pub runtime: String,
 }
 
 /// A mount that was asked for.

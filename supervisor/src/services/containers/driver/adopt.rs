@@ -50,6 +50,9 @@ impl Successor {
 impl Driver {
     /// Keeps what this shim gives for its successor, in a task of its own.
     pub(super) fn keep(&self, shim: &Shim, after: Duration) {
+        if shim.is_foreign() {
+            return;
+        }
         let (keeper, death) = (self.successor.keeper.clone(), Arc::clone(&self.successor.death));
         let (shim, socket) = (shim.clone(), self.bundle().socket());
         let (id, view) = (self.record.id.clone(), self.view.subscribe());

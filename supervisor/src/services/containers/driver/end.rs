@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use wharf_proto::shim::ExitRecord;
 
-use super::{Command, Driver, Shim, ShimError, State};
+use super::{Command, Driver, ShimError, State};
 use crate::{
     fault, faultpoint,
     services::{
@@ -90,7 +90,7 @@ impl Driver {
         let shim = self.shim.send_replace(None);
         let shim = match shim {
             Some(shim) => Ok(shim),
-            None => Shim::connect(&self.bundle().socket(), self.record.id.as_str()).await,
+            None => self.tools.launcher.connect(&self.bundle(), &self.record.id).await,
         };
         let ended = match shim {
             Ok(shim) => {

@@ -63,7 +63,7 @@ impl Driver {
     pub(super) async fn recover_start(&mut self) {
         let bundle = self.bundle();
         let number = self.record.state.number();
-        if let Ok(shim) = Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
+        if let Ok(shim) = self.tools.launcher.connect(&bundle, &self.record.id).await {
             let state = shim.state().await;
             if let Ok(state) = state
                 && state.status() == wharf_proto::task::Status::Running
@@ -85,7 +85,7 @@ impl Driver {
     /// Finds the shim of a container that ran, or what it left.
     pub(super) async fn reconnect(&mut self, number: u64) {
         let bundle = self.bundle();
-        match Shim::connect(&bundle.socket(), self.record.id.as_str()).await {
+        match self.tools.launcher.connect(&bundle, &self.record.id).await {
             Ok(shim) => self.taken_over(&shim, number).await,
             Err(error) => self.shim_gone(number, &error).await,
         }
@@ -105,6 +105,12 @@ impl Driver {
             error = fault::chain(error),
             "shim is gone"
         );
+        if self.bundle().is_foreign() {
+            // Nobody can go on with it: as with containerd, the container ends with its shim.
+            self.clean_up_shim().await;
+            self.commit_end(lost("its shim died")).await;
+            return;
+        }
         self.change_state(machine::Event::ShimLost, &[], Durability::Process).await;
         self.adopt(number).await;
     }
@@ -119,8 +125,8 @@ impl Driver {
 
     /// The connection broke; the shim may be there all the same.
     pub(super) async fn lost_connection(&mut self, number: u64, error: &ShimError) {
-        let socket = self.bundle().socket();
-        match Shim::connect(&socket, self.record.id.as_str()).await {
+        let bundle = self.bundle();
+        match self.tools.launcher.connect(&bundle, &self.record.id).await {
             Ok(shim) => {
                 self.watch_exit(&shim, number);
                 self.watch_execs(&shim);
