@@ -45,6 +45,13 @@ async fn life_cycle() -> Result<()> {
     let again = api.start(&created.id).await?;
     ensure!(again.incarnation.is_some_and(|i| i.pid == first.pid), "started twice");
 
+    // A SIGTERM before the trap is lost on a first process.
+    wait::until_now("its trap", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", first.pid))?;
+        let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:")).context("no SigCgt")?;
+        Ok((u64::from_str_radix(caught.trim(), 16)? & (1 << 14) != 0).then_some(()))
+    })
+    .await?;
     let stopped = api.containers.stop(stop(&created.id, 20)).await?.into_inner().container;
     let stopped = stopped.context("no container")?;
     ensure!(stopped.state() == ContainerState::Stopped, "{stopped:?}");
