@@ -38,6 +38,7 @@ use crate::{
         content::ContentStore,
         handover::Message,
         memory,
+        open_files,
         shims::{Launcher, Runtimes},
         snapshots::{Native, Overlay, Snapshotter},
     },
@@ -106,6 +107,7 @@ pub fn main(config: Config) -> Result<(), Error> {
         return Err(Error::NotRoot);
     }
     memory::frugal();
+    open_files::raise();
     let config = Arc::new(config);
     for folder in [&config.root, &config.state] {
         make_folder(folder)?;

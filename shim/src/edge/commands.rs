@@ -29,6 +29,8 @@ const STDIN_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a keeper may take to send what it has.
 const KEPT_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_STDIN: usize = 4 << 20;
+/// Variable of a supervisor that raised its own limit: what its containers are to have.
+const OPEN_FILES: &str = "WHARF_OPEN_FILES";
 
 /// An action that failed.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +77,7 @@ fn act(args: &Args) -> Result<(), CommandError> {
             answer(concat!("wharf-shim ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
         }
         Action::Start => {
+            lower_open_files();
             seal();
             start(args)
         }
@@ -85,6 +88,7 @@ fn act(args: &Args) -> Result<(), CommandError> {
             resume(args)
         }
         Action::Adopt => {
+            lower_open_files();
             seal();
             adopt(args)
         }
@@ -97,6 +101,17 @@ fn seal() {
     if let Err(error) = wharf_runtime::run_sealed() {
         let error = journal::chain(&error);
         journal::write(Level::Warn, "program is not sealed", &[("error", &error)]);
+    }
+}
+
+/// The container has what this process has, which should be what the supervisor was given.
+fn lower_open_files() {
+    let Some(soft) = std::env::var(OPEN_FILES).ok().and_then(|text| text.parse().ok()) else {
+        return;
+    };
+    if let Err(error) = process::lower_open_files(soft) {
+        let error = journal::chain(&error);
+        journal::write(Level::Warn, "limit of open files is left", &[("error", &error)]);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::Path;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -42,6 +43,13 @@ pub(crate) fn close_inherited(keep: impl AsFd) {
     };
     close(3, keep.saturating_sub(1));
     close(keep + 1, u32::MAX);
+}
+
+/// Sets the soft limit of open descriptors, at most to the hard one.
+pub(crate) fn lower_open_files(soft: u64) -> Result<(), SysError> {
+    let failed = |errno| SysError::new("limit", "open files", errno);
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard).map_err(failed)
 }
 
 /// Leaves session and terminal of the caller.

@@ -22,7 +22,10 @@ use serde::{Deserialize, Serialize};
 use super::{Error, listen::Socket, lock::Lock};
 use crate::{
     config::Config,
-    drivers::handover::{self, Hello, Line, Message, Take},
+    drivers::{
+        handover::{self, Hello, Line, Message, Take},
+        open_files,
+    },
     faultpoint,
     services::upgrade::Outcome,
     store,
@@ -163,6 +166,7 @@ impl Place {
         // The program as it is, even if its file was replaced meanwhile.
         let mut own = Command::new("/proc/self/exe");
         own.args(env::args_os().skip(1)).env(KEPT, kept).env_remove(SUCCESSOR);
+        own.envs(open_files::variable());
         Error::Handover(own.exec())
     }
 }

@@ -33,7 +33,10 @@ use super::{
 };
 use crate::{
     config::{Address, Config},
-    drivers::handover::{Hello, Line, Message},
+    drivers::{
+        handover::{Hello, Line, Message},
+        open_files,
+    },
     fault, faultpoint,
     services::upgrade::{Error, Outcome},
     store,
@@ -151,6 +154,7 @@ pub(super) fn start(config: &Config, program: &Path, id: String) -> Result<Succe
     let child = std::process::Command::new(program)
         .args(arguments)
         .env(SUCCESSOR, std::process::id().to_string())
+        .envs(open_files::variable())
         .env_remove(KEPT)
         .stdin(Stdio::from(theirs))
         .spawn()

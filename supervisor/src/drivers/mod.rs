@@ -7,6 +7,7 @@ pub mod host;
 pub mod logs;
 pub mod memory;
 pub mod oci;
+pub mod open_files;
 pub mod pack;
 pub mod processes;
 pub mod registry;

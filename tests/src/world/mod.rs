@@ -37,6 +37,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Another program than wharfd.
     pub program: Option<&'static str>,
+    /// Soft and hard limit of open descriptors that the first daemon is started with.
+    pub open_files: Option<(u32, u32)>,
 }
 
 /// The world; see the module.
@@ -144,7 +146,17 @@ impl World {
     /// # Errors
     /// When it has not been built.
     pub fn daemon_command(&self) -> Result<Command> {
-        let mut command = Command::new(host::binary(self.options.program.unwrap_or("wharfd"))?);
+        let program = host::binary(self.options.program.unwrap_or("wharfd"))?;
+        let mut command = match self.options.open_files {
+            None => Command::new(program),
+            Some((soft, hard)) => {
+                let mut shell = Command::new("sh");
+                let script =
+                    format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+                shell.arg("-c").arg(script).arg(program);
+                shell
+            }
+        };
         without_wharf_variables(&mut command);
         command
             .arg("--config")

@@ -9,7 +9,7 @@ use wharf_tests::{
     world::World,
 };
 
-async fn says(api: &mut Api, spec: ContainerSpec) -> Result<String> {
+pub(crate) async fn says(api: &mut Api, spec: ContainerSpec) -> Result<String> {
     let shown = format!("{:?}", spec.args);
     let (container, outcome) = api.run_to_end(spec).await.context(shown.clone())?;
     ensure!(outcome.code() == 0, "{shown}: {outcome:?}");

@@ -7,8 +7,10 @@ use wharf_proto::v1::{Resources, SubscribeRequest};
 use wharf_tests::{
     api::{script, sleeper, spec},
     wait::soon,
-    world::World,
+    world::{Options, World},
 };
+
+use crate::isolation::says;
 
 /// The first of these files in a container's cgroup, whatever the hierarchy, without its newline.
 pub(crate) fn cgroup_value(world: &World, names: &[&str]) -> Result<String> {
@@ -86,5 +88,30 @@ async fn limits_are_in_the_cgroup() -> Result<()> {
     ensure!(["512", "20", "59"].contains(&shares.as_str()), "{shares}");
     ensure!(read(&["cpuset.cpus"])? == "0");
     ensure!(read(&["pids.max"])? == "33");
+    world.finish().await
+}
+
+fn open_files_of_the_daemon(world: &World) -> Result<String> {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", world.daemon_pid()?))?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let words: Vec<_> = line.context("no such limit")?.split_whitespace().take(2).collect();
+    Ok(words.join(" "))
+}
+
+#[tokio::test]
+async fn containers_have_the_open_files_that_the_daemon_was_given() -> Result<()> {
+    let options = Options { open_files: Some((300, 3000)), ..Default::default() };
+    let mut world = World::with(options).await?;
+    let mut api = world.with_busybox().await?;
+    let ask = || script("ulimit -Sn; ulimit -Hn");
+    ensure!(open_files_of_the_daemon(&world)? == "3000 3000");
+    ensure!(says(&mut api, ask()).await? == "300\n3000\n");
+    // The next one starts with what this one raised.
+    let pid = nix::unistd::Pid::from_raw(world.daemon_pid()?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP)?;
+    world.taken_over().await?;
+    let mut api = world.api()?;
+    ensure!(open_files_of_the_daemon(&world)? == "3000 3000");
+    ensure!(says(&mut api, ask()).await? == "300\n3000\n");
     world.finish().await
 }

@@ -12,7 +12,10 @@ use std::{
 use tokio::process::Command;
 
 use super::{Bundle, Kept, OutOfMemory, Place, Shim, ShimError, foreign::Foreign};
-use crate::ids::{ContainerId, Namespace};
+use crate::{
+    drivers::open_files,
+    ids::{ContainerId, Namespace},
+};
 
 /// Bound on the shim's `start` and `delete` commands.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -216,6 +219,7 @@ impl Launcher {
             .arg(bundle.path())
             .arg(command)
             .current_dir(bundle.path())
+            .envs(open_files::variable())
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
