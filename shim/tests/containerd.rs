@@ -71,6 +71,35 @@ fn named_pipes() {
     assert!(reader.join().expect("read") == b"0123456789abcdef".repeat(40_000));
 }
 
+/// Not `Delete` is needed for it, nor a reader that keeps up: this one has stopped for longer than
+/// the word of an exit is held up.
+#[test]
+fn a_slow_reader_sees_all_and_the_end_before_delete() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    let stdout = fifo(&world, "out");
+    let (go, told) = std::sync::mpsc::channel::<()>();
+    let reader = std::thread::spawn({
+        let stdout = stdout.clone();
+        move || {
+            let mut pipe = std::fs::File::open(stdout).expect("open");
+            told.recv().expect("told to go on");
+            let mut bytes = Vec::new();
+            pipe.read_to_end(&mut bytes).expect("read to the end");
+            bytes
+        }
+    });
+    // More than the named pipe holds, less than it and the pipe of the process.
+    let script = "i=0; while [ $i -lt 6000 ]; do echo 0123456789abcd; i=$((i+1)); done; exit 3";
+    let uris = ["", stdout.to_str().expect("text"), ""];
+    run(&world, &mut client, &Container::sh(script), uris);
+    assert_eq!(client.wait_exit("").exit_code, 3);
+    go.send(()).expect("it waits");
+    assert_eq!(reader.join().expect("read").len(), 90_000);
+    client.delete(&world.id, "").expect("deleted");
+}
+
 #[test]
 fn a_pipe_that_nobody_reads_does_not_hold_up_the_exit() {
     need_host!();

@@ -37,8 +37,7 @@ use crate::{
     drivers::{
         content::ContentStore,
         handover::Message,
-        memory,
-        open_files,
+        memory, open_files,
         shims::{Launcher, Runtimes},
         snapshots::{Native, Overlay, Snapshotter},
     },

@@ -119,7 +119,7 @@ impl Shim {
             return;
         }
         for pump in &mut process.ends.pumps {
-            pump.close_source(&self.poller);
+            pump.end(&self.poller);
         }
         for ticket in std::mem::take(&mut process.waiters) {
             self.completions.push((ticket, Ok(Outcome::Exited(exit))));

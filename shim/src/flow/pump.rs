@@ -268,6 +268,29 @@ impl Pump {
             watch(poller, fd, token, Interest::Write, self.watched.sink, wants_sink);
         }
         self.watched.sink = wants_sink;
+        if self.is_over && !wants_sink {
+            self.close_sink(poller);
+        }
+    }
+
+    /// A reader of a named pipe is to see its end now, not when the process is deleted.
+    fn close_sink(&mut self, poller: &Poller) {
+        let Sink::File { fd, .. } = &self.sink else { return };
+        if std::mem::replace(&mut self.watched.sink, false) {
+            poller.remove(fd);
+        }
+        self.sink = Sink::Discard;
+    }
+
+    /// The process has ended and that is told: what a slow reader has not taken yet goes on, all
+    /// else is over.
+    pub(crate) fn end(&mut self, poller: &Poller) {
+        if matches!(self.sink, Sink::File { .. }) && self.is_behind() {
+            return;
+        }
+        self.is_over = true;
+        self.close_source(poller);
+        self.close_sink(poller);
     }
 
     /// Lets go of the source: nothing more is wanted of it.
