@@ -64,6 +64,8 @@ const REMOVED_LEN: usize = 64;
 const MAX_STREAMS: u32 = 1024;
 /// Bytes of the headers of one call.
 const MAX_HEADERS: u32 = 32 << 10;
+/// Containers that their policies start at the same time, as at boot.
+const RESTARTS_AT_ONCE: usize = 8;
 /// Largest message that a client may send.
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -378,6 +380,7 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
         cgroup_parent: config.cgroup_parent.clone(),
         boot_id: boot_id()?,
         removed,
+        restart_turns: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),
     });
     // Ends with the last container's task.
     tokio::spawn(collect_orphans(images.clone(), orphans));

@@ -6,13 +6,12 @@ use wharf_client::{Address, Kind, Refusal, v1::ContainerFilter};
 use crate::cli::{context::Context, human, output};
 
 /// Flags of Docker's that Wharf does not have yet, with what is to say about them.
-const MISSING: [(&str, &str); 12] = [
+const MISSING: [(&str, &str); 11] = [
     ("--publish", "ports are not there yet: use --network host"),
     ("-p", "ports are not there yet: use --network host"),
     ("--publish-all", "ports are not there yet: use --network host"),
     ("-P", "ports are not there yet: use --network host"),
     ("--expose", "ports are not there yet"),
-    ("--restart", "restart policies are not there yet"),
     ("--privileged", "privileged containers are not there yet: see --cap-add"),
     ("--init", "an init process is not there yet"),
     ("--device", "devices are not there yet"),

@@ -120,6 +120,7 @@ pub(crate) fn state(container: &Container) -> &'static str {
         ContainerState::Created => "created",
         ContainerState::Running => "running",
         ContainerState::Paused => "paused",
+        ContainerState::Stopped if container.restarting => "restarting",
         ContainerState::Stopped => "exited",
         ContainerState::Unknown | ContainerState::Unspecified => "unknown",
     }
@@ -140,7 +141,8 @@ pub(crate) fn status(container: &Container, now: Timestamp) -> String {
         ContainerState::Stopped => match incarnation.and_then(|i| i.exit.as_ref()) {
             Some(exit) => {
                 let finished = timestamp(exit.finished_at);
-                format!("Exited ({}) {}", exit.exit_code, ago(finished, now))
+                let what = if container.restarting { "Restarting" } else { "Exited" };
+                format!("{what} ({}) {}", exit.exit_code, ago(finished, now))
             }
             None => "Exited".to_owned(),
         },

@@ -129,6 +129,7 @@ fn container(container: &Container) -> Value {
         "Name": spec.name,
         "Namespace": container.namespace,
         "Revision": container.revision,
+        "RestartCount": container.restart_count,
         "LogPath": container.log_path,
         "BundlePath": container.bundle_path,
         "HostConfig": host_config(&spec),
@@ -145,7 +146,7 @@ fn state(container: &Container) -> Value {
         "Status": human::state(container),
         "Running": is(ContainerState::Running) || is(ContainerState::Paused),
         "Paused": is(ContainerState::Paused),
-        "Restarting": false,
+        "Restarting": container.restarting,
         "OOMKilled": exit.oom_killed,
         "Dead": false,
         "Pid": incarnation.pid,
@@ -166,6 +167,7 @@ fn host_config(spec: &ContainerSpec) -> Value {
     json!({
         "NetworkMode": spec.network,
         "AutoRemove": spec.auto_remove,
+        "RestartPolicy": restart_policy(&spec.restart),
         "CapAdd": spec.cap_add,
         "CapDrop": spec.cap_drop,
         "GroupAdd": spec.group_add,
@@ -181,6 +183,11 @@ fn host_config(spec: &ContainerSpec) -> Value {
         "StopTimeout": timeout,
         "Ulimits": spec.rlimits.iter().map(ulimit).collect::<Vec<_>>(),
     })
+}
+
+fn restart_policy(policy: &str) -> Value {
+    let (name, count) = policy.split_once(':').unwrap_or((policy, "0"));
+    json!({"Name": name, "MaximumRetryCount": count.parse::<u32>().unwrap_or(0)})
 }
 
 fn mount(mount: &Mount) -> Value {

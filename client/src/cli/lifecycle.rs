@@ -163,14 +163,18 @@ pub(crate) struct RenameArgs {
     name: String,
 }
 
-/// Change the limits or labels of containers
+/// Change the limits, labels or restart policy of containers
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   wharf update -m 512m --cpus 2 web
-  wharf update --label team=a --label-rm old web")]
+  wharf update --label team=a --label-rm old web
+  wharf update --restart unless-stopped web")]
 pub(crate) struct UpdateArgs {
     #[command(flatten)]
     limits: ResourceArgs,
+    /// When it has ended: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<String>,
     /// Set a label NAME=VALUE (repeatable)
     #[arg(short, long, value_name = "NAME=VALUE")]
     label: Vec<String>,
@@ -279,14 +283,17 @@ pub(crate) async fn rename(context: &Context, args: RenameArgs) -> Result<u8> {
 pub(crate) async fn update(context: &Context, args: UpdateArgs) -> Result<u8> {
     let resources = args.limits.resources()?;
     let new = crate::cli::parse::env::labels(&[], &args.label)?;
-    if resources.is_none() && new.is_empty() && args.label_rm.is_empty() {
-        bail!("nothing to change: give a limit or a label (see wharf update --help)");
+    if resources.is_none() && new.is_empty() && args.label_rm.is_empty() && args.restart.is_none() {
+        bail!(
+            "nothing to change: give a limit, a label or a restart policy (see wharf update --help)"
+        );
     }
     let client = context.client().await?;
     each(context, &args.containers, async |name: &str| {
         let mut request = UpdateContainerRequest {
             container: name.to_owned(),
             resources: resources.clone(),
+            restart: args.restart.clone(),
             ..UpdateContainerRequest::default()
         };
         if !new.is_empty() || !args.label_rm.is_empty() {

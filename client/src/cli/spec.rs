@@ -62,6 +62,9 @@ pub(crate) struct SpecArgs {
     /// Time it has to stop before it is killed: 30, 1m
     #[arg(long, value_name = "DURATION", help_heading = "Process")]
     stop_timeout: Option<String>,
+    /// When it has ended: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY", help_heading = "Process")]
+    restart: Option<String>,
     /// Limit of a process: NAME=SOFT[:HARD], as in nofile=1024:2048 (repeatable)
     #[arg(long, value_name = "LIMIT", help_heading = "Process")]
     ulimit: Vec<String>,
@@ -248,6 +251,7 @@ impl SpecArgs {
             volumes_from: self.volumes_from.clone(),
             exposed_ports: self.expose.clone(),
             runtime: self.runtime.clone().unwrap_or_default(),
+            restart: self.restart.clone().unwrap_or_default(),
             ..ContainerSpec::default()
         })
     }

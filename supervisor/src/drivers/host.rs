@@ -1,6 +1,6 @@
 //! The host's own size.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 /// What there is for all containers together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,4 +24,13 @@ impl Host {
             memory_bytes: kib.unwrap_or(0).saturating_mul(1024),
         }
     }
+}
+
+/// Time since the host's boot, in hundredths of a second: goes on whatever happens to this program
+/// and to the clock on the wall.
+#[must_use]
+pub fn uptime() -> Duration {
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds = text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
+    seconds.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or_default()
 }

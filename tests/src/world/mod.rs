@@ -39,6 +39,8 @@ pub struct Options {
     pub program: Option<&'static str>,
     /// Soft and hard limit of open descriptors that the first daemon is started with.
     pub open_files: Option<(u32, u32)>,
+    /// The boot of the host that the daemon sees, in a mount namespace of its own.
+    pub boot_id: Option<String>,
 }
 
 /// The world; see the module.
@@ -146,15 +148,23 @@ impl World {
     /// # Errors
     /// When it has not been built.
     pub fn daemon_command(&self) -> Result<Command> {
+        const BOOT: &str = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
         let program = host::binary(self.options.program.unwrap_or("wharfd"))?;
-        let mut command = match self.options.open_files {
-            None => Command::new(program),
-            Some((soft, hard)) => {
+        let mut command = match (&self.options.boot_id, self.options.open_files) {
+            (None, None) => Command::new(program),
+            (None, Some((soft, hard))) => {
                 let mut shell = Command::new("sh");
                 let script =
                     format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
                 shell.arg("-c").arg(script).arg(program);
                 shell
+            }
+            (Some(boot_id), _) => {
+                let file = self.folder().join("boot_id");
+                std::fs::write(&file, format!("{boot_id}\n"))?;
+                let mut command = Command::new("unshare");
+                command.args(["-m", "sh", "-c", BOOT]).arg(file).arg(program);
+                command
             }
         };
         without_wharf_variables(&mut command);
@@ -244,6 +254,11 @@ impl World {
             bail!("{error:#}\nits log:\n{}", self.daemon_log());
         }
         Ok(())
+    }
+
+    /// The next daemon sees the host's own boot.
+    pub fn booted(&mut self) {
+        self.options.boot_id = None;
     }
 
     /// SIGKILL; returns when the daemon is gone.

@@ -31,6 +31,7 @@ mod python;
 mod registry;
 mod requests;
 mod restart;
+mod restarts;
 mod scale;
 mod soak;
 mod stdio;

@@ -13,7 +13,7 @@ use super::{
     streams,
     translate::{
         container, duration, exit, namespace, new_container, process, prune_filter, resources,
-        signal, window,
+        restart, signal, window,
     },
 };
 use crate::services::{
@@ -114,10 +114,12 @@ impl containers_server::Containers for ContainersApi {
         let namespace = namespace(&request)?;
         let request = request.into_inner();
         let name = request.name.map(|name| name.parse()).transpose();
+        let policy = request.restart.map(|policy| restart("restart", &policy));
         let change = Change {
             name: name.map_err(|e| fault(Error::field("name", e)))?,
             labels: request.labels.map(|set| set.labels.into_iter().collect()),
             resources: request.resources.map(resources),
+            restart: policy.transpose().map_err(fault)?,
             if_revision: request.if_revision,
         };
         let record =

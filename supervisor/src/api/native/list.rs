@@ -112,6 +112,7 @@ mod tests {
                     revision: 1,
                     state: State::Created,
                     remove_volumes: false,
+                    restarts: Default::default(),
                 })
             })
             .collect()

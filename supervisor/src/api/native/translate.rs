@@ -16,6 +16,7 @@ use crate::{
             Containers, Error, NewContainer, TopEntry, Window,
             machine::{End, Run, State},
             record::Record,
+            restart::Policy,
             spec::{Mount, MountKind, Resources, Rlimit, Signal, Spec},
         },
         prune::PruneFilter,
@@ -108,8 +109,14 @@ pub(super) fn new_container(spec: Option<v1::ContainerSpec>) -> Result<NewContai
         volumes_from: spec.volumes_from,
         exposed_ports: spec.exposed_ports,
         runtime: spec.runtime,
+        restart: restart("spec.restart", &spec.restart)?,
     };
     Ok(NewContainer { name, spec })
+}
+
+/// A restart policy.
+pub(super) fn restart(field: &str, text: &str) -> Result<Policy, Error> {
+    text.parse().map_err(|e| Error::field(field, e))
 }
 
 /// A signal, if one is named.
@@ -274,6 +281,8 @@ pub(super) fn container(containers: &Containers, record: &Record) -> v1::Contain
         revision: record.revision,
         size_rw_bytes: None,
         size_root_bytes: None,
+        restart_count: record.restarts.count,
+        restarting: record.restarts.waiting,
     }
 }
 
@@ -331,6 +340,7 @@ fn spec(record: &Record) -> v1::ContainerSpec {
         volumes_from: spec.volumes_from.clone(),
         exposed_ports: spec.exposed_ports.clone(),
         runtime: spec.runtime.clone(),
+        restart: spec.restart.to_string(),
     }
 }
 

@@ -252,6 +252,7 @@ mod tests {
             revision: 1,
             state: State::Created,
             remove_volumes: false,
+            restarts: super::super::restart::Restarts::default(),
         };
         let mut config = json!({
             "Entrypoint": ["/e"], "Cmd": ["c"], "Env": ["PATH=/bin", "B=0"], "Labels": {"k": "v"},

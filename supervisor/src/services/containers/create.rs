@@ -10,6 +10,7 @@ use super::{
     oci::ALL_CAPS,
     process::{self, Process},
     record::{ImageRef, Record},
+    restart::{Policy, Restarts},
     spec::{MountKind, Resources, Spec},
     table::Handle,
     user,
@@ -134,6 +135,7 @@ impl Containers {
             revision: 1,
             state: State::Created,
             remove_volumes: false,
+            restarts: Restarts::default(),
         };
         let mut ops = Ops::new();
         ops.needs(Need::Growth);
@@ -272,11 +274,21 @@ pub(super) fn identity_files(
     read().map_err(|source| Error::Snapshot { name: name.clone(), source })
 }
 
+/// What is removed when it has stopped can't be started again.
+pub(super) fn check_restart(field: &str, policy: Policy, auto_remove: bool) -> Result<(), Error> {
+    if auto_remove && policy != Policy::No {
+        let problem = format!("{policy} and the removal at the end (--rm) exclude each other");
+        return Err(Error::field(field, problem));
+    }
+    Ok(())
+}
+
 /// Checks what can be checked without the image.
 fn check(spec: &Spec) -> Result<(), Error> {
     if spec.image.is_empty() {
         return Err(Error::field("spec.image", "the name of an image is needed"));
     }
+    check_restart("spec.restart", spec.restart, spec.auto_remove)?;
     for (index, entry) in spec.env.iter().enumerate() {
         if entry.find('=').is_none_or(|at| at == 0) || entry.contains('\0') {
             let problem = format!("{entry:?} is not NAME=value");

@@ -5,13 +5,14 @@
 //! start that is under way waits in the queue.
 
 mod adopt;
+mod again;
 mod end;
 mod freeze;
 mod recover;
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use wharf_proto::shim::ExitRecord;
 
 use super::{
@@ -21,11 +22,13 @@ use super::{
     launch::{self, Window},
     machine::{self, State},
     record::Record,
+    restart::{self, Policy},
     spec::{Resources, Signal},
     table::{Handle, Table, View},
 };
 use crate::{
     drivers::{
+        host,
         shims::{Launcher, Runtime, Runtimes, Shim, ShimError},
         snapshots::Snapshotter,
     },
@@ -39,6 +42,7 @@ use crate::{
     store::{Durability, Need, Ops, Store},
 };
 
+use again::By;
 pub(super) use end::end_of;
 use end::{failed, lost};
 
@@ -80,6 +84,8 @@ pub struct Tools {
     pub boot_id: String,
     /// Told the namespace and image of each container that was removed; full is no error.
     pub removed: mpsc::Sender<(Namespace, String)>,
+    /// So many are started by their policies at a time.
+    pub restart_turns: Arc<Semaphore>,
 }
 
 impl Tools {
@@ -147,6 +153,18 @@ pub enum Command {
         /// Answered when nothing of it is left.
         reply: Reply<()>,
     },
+    /// A user wants it down: its policy does not start it again.
+    PutDown {
+        /// Answered when that is kept.
+        reply: Reply<()>,
+    },
+    /// Its policy starts it: the pause is over.
+    Again {
+        /// The start whose end asked for it.
+        number: u64,
+        /// Its turn among all that are started so.
+        turn: OwnedSemaphorePermit,
+    },
     /// Start a shim in place of one that died.
     Adopt {
         /// Which start.
@@ -170,6 +188,8 @@ pub struct Change {
     pub labels: Option<std::collections::BTreeMap<String, String>>,
     /// Limits that are set replace the old ones.
     pub resources: Option<Resources>,
+    /// Another policy.
+    pub restart: Option<Policy>,
     /// Refused when the container has another; 0: any.
     pub if_revision: u64,
 }
@@ -242,7 +262,9 @@ impl Driver {
     async fn obey(&mut self, command: Command) {
         // A caller that went away is no error.
         match command {
-            Command::Start { window, reply } => drop(reply.send(self.start(window).await)),
+            Command::Start { window, reply } => {
+                drop(reply.send(self.start(window, By::User).await))
+            }
             Command::Kill { signal, reply } => drop(reply.send(self.kill(signal).await)),
             Command::Pause { reply } => drop(reply.send(self.pause().await)),
             Command::Resume { reply } => drop(reply.send(self.resume().await)),
@@ -255,6 +277,11 @@ impl Driver {
             }
             Command::Update { change, reply } => drop(reply.send(self.update(*change).await)),
             Command::Remove { volumes, reply } => drop(reply.send(self.remove(volumes).await)),
+            Command::PutDown { reply } => drop(reply.send(self.put_down().await)),
+            Command::Again { number, turn } => {
+                self.again(number).await;
+                drop(turn);
+            }
             Command::Adopt { number } => self.adopt(number).await,
             Command::Ended { number, result } => self.ended(number, *result).await,
             Command::Under { ticket, command } => {
@@ -263,7 +290,7 @@ impl Driver {
         }
     }
 
-    async fn start(&mut self, window: Window) -> Result<(), Error> {
+    async fn start(&mut self, window: Window, by: By) -> Result<(), Error> {
         // Whoever asked may have seen it as it was before it was recovered.
         let started = requests::done_before()
             .is_some_and(|before| super::started_since(&before, &self.record));
@@ -274,6 +301,10 @@ impl Driver {
         let next = self.next(machine::Event::Start { log_start }, "start")?;
         self.restarting = false;
         self.record.state = next;
+        match by {
+            By::User => self.record.restarts.begin(),
+            By::Policy => self.record.restarts.waiting = false,
+        }
         self.record.revision += 1;
         // The intent ends with the host, as does all that it leads to.
         if let Err(error) = self.commit_needing(Need::Growth, &[], Durability::Process).await {
@@ -294,6 +325,10 @@ impl Driver {
                     }
                     _ => failed(128, &fault::chain(&error)),
                 };
+                if by == By::User {
+                    // The caller is told; a policy is for what has run.
+                    self.record.restarts.put_down(&self.tools.boot_id);
+                }
                 self.commit_end(end).await;
                 if self.record.spec.auto_remove {
                     // It wrote nothing that anyone could still be reading.
@@ -343,6 +378,8 @@ impl Driver {
         };
         self.record.state = self.next(event, "start")?;
         self.record.revision += 1;
+        self.record.restarts.started_uptime_ms =
+            u64::try_from(host::uptime().as_millis()).unwrap_or(0);
         let event = self.event("container.start").with("pid", pid);
         self.commit_needing(Need::Removal, &[event], Durability::Power).await?;
         faultpoint::reach("start.committed").await;
@@ -366,6 +403,14 @@ impl Driver {
 
     async fn kill(&mut self, signal: Signal) -> Result<(), Error> {
         let verb = "kill";
+        let own = self.record.spec.stop_signal.unwrap_or(Signal::TERM);
+        if signal == Signal::KILL || signal == own {
+            let waited = self.record.restarts.waiting;
+            self.put_down().await?;
+            if waited {
+                return Ok(());
+            }
+        }
         match &self.record.state {
             State::Running(_) | State::Paused(_) => {
                 let shim = self.shim.borrow().clone();
@@ -427,6 +472,10 @@ impl Driver {
             }
             self.record.spec.resources = merged;
         }
+        if let Some(policy) = change.restart {
+            self.record.spec.restart = policy;
+            self.record.restarts.policy_changed(policy);
+        }
         if let Some(labels) = change.labels {
             self.record.spec.labels = labels;
         }
@@ -448,6 +497,7 @@ impl Driver {
         let hint = "; stop it first or force the removal";
         let next = self.record.state.after(machine::Event::Remove);
         self.record.state = next.map_err(|_| self.wrong_state("remove", hint))?;
+        self.record.restarts.waiting = false;
         self.record.remove_volumes |= volumes;
         self.record.revision += 1;
         if let Err(error) = self.commit_needing(Need::Removal, &[], Durability::Power).await {

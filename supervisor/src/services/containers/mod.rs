@@ -21,6 +21,7 @@ mod output;
 pub mod process;
 mod prune;
 pub mod record;
+pub mod restart;
 pub mod spec;
 mod stats;
 mod table;
@@ -219,6 +220,8 @@ impl Containers {
         if matches!(record.state, State::Created) {
             return Ok(record);
         }
+        // One that waits for its restart does not get it.
+        ask(&handle, |reply| Command::PutDown { reply }).await?;
         let signal = signal.or(record.spec.stop_signal).unwrap_or(Signal::TERM);
         let own = record.spec.stop_timeout_ms.map(Duration::from_millis);
         let timeout = timeout.or(own).unwrap_or(self.defaults.stop_timeout);
@@ -304,6 +307,9 @@ impl Containers {
         if let Some(merged) = &merged {
             create::check_resources("resources", merged)?;
         }
+        if let Some(policy) = change.restart {
+            create::check_restart("restart", policy, record.spec.auto_remove)?;
+        }
         let name = match &change.name {
             Some(name) if *name != record.name => {
                 Some(self.tools.table.reserve(namespace, name, &record.id)?)
@@ -332,7 +338,9 @@ impl Containers {
             Ok(handle) => handle,
             Err(error) => return gone_since(error).map(drop),
         };
-        if force && handle.record().state.is_live() {
+        if force && (handle.record().state.is_live() || handle.record().restarts.waiting) {
+            // Its policy must not start it in between.
+            ask(&handle, |reply| Command::PutDown { reply }).await?;
             self.end(&handle, Signal::KILL, Duration::ZERO).await?;
         }
         match ask(&handle, |reply| Command::Remove { volumes, reply }).await {

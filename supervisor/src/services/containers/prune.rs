@@ -16,7 +16,8 @@ impl Containers {
         let mut gone = Vec::new();
         let mut bytes = 0;
         for record in self.list(namespace) {
-            let is_over = matches!(record.state, State::Created | State::Stopped { .. });
+            let is_over = matches!(record.state, State::Created | State::Stopped { .. })
+                && !record.restarts.waiting;
             if !is_over || !filter.lets(&record.spec.labels, record.created_unix_ns) {
                 continue;
             }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{machine::State, process::Process, spec::Spec};
+use super::{machine::State, process::Process, restart::Restarts, spec::Spec};
 use crate::{
     drivers::content::Digest,
     ids::{ContainerId, ContainerName, Namespace},
@@ -34,6 +34,9 @@ pub struct Record {
     /// Its volumes that have no name go with it: said when its removal began.
     #[serde(default)]
     pub remove_volumes: bool,
+    /// By its restart policy.
+    #[serde(default)]
+    pub restarts: Restarts,
 }
 
 /// An image at the moment when a container was made from it.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use super::restart::Policy;
 use crate::config::Network;
 
 /// A container as it was asked for. Immutable but for name, labels and resources.
@@ -64,6 +65,8 @@ pub struct Spec {
     pub exposed_ports: Vec<String>,
     /// Empty until the default is filled in.
     pub runtime: String,
+    /// What happens when it has ended. May be changed.
+    pub restart: Policy,
 }
 
 /// A mount that was asked for.

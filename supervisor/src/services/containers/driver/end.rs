@@ -78,11 +78,19 @@ impl Driver {
             events.push(self.event("container.oom"));
         }
         events.push(event);
+        let again = self.decide_again(&end);
+        let delay = again.map(|(delay, event)| {
+            events.push(event);
+            delay
+        });
         let code = end.exit_code;
         self.successor.let_go();
         self.change_state(machine::Event::Ended(end), &events, Durability::Power).await;
         self.shim.send_replace(None);
         tracing::info!(container = self.record.id.short(), exit_code = code, "stopped");
+        if let Some(delay) = delay {
+            self.start_after(delay);
+        }
     }
 
     /// The shim is ended, the cgroup removed, the bundle with it.

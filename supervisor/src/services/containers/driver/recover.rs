@@ -29,6 +29,7 @@ impl Driver {
             State::Created => {}
             State::Stopped { .. } => {
                 exec::take_up(&self.tools, &Arc::new(self.record.clone()), None).await;
+                self.take_up_stopped().await;
             }
             State::Removing { .. } => {
                 if let Err(error) = self.finish_removal().await {
