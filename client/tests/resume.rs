@@ -331,13 +331,14 @@ async fn exec_goes_on_by_its_id() {
 }
 
 #[tokio::test]
-async fn an_exec_with_no_id_yet_is_not_run_twice() {
+async fn an_exec_with_no_id_yet_is_asked_for_again() {
+    // Under the same request id, so it runs once: e2e::requests::an_exec_runs_once.
     let folder = tempfile::tempdir().expect("a folder");
     let (client, world, _) = setup(folder.path(), &[Break::End(0)]);
     let mut session = client.exec(ExecStart::default()).await.expect("opened");
-    let error = session.next().await.expect_err("broke before it was known");
-    assert_eq!(error.kind(), Kind::Unavailable);
-    assert_eq!(world.lock().expect("no panics").opened.len(), 1);
+    let event = session.next().await.expect("goes on");
+    assert!(matches!(event, Some(SessionEvent::Resumed { .. })), "{event:?}");
+    assert_eq!(world.lock().expect("no panics").opened.len(), 2);
 }
 
 #[tokio::test]

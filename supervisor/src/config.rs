@@ -565,6 +565,8 @@ mod tests {
         let example = example.strip_prefix("toml").expect("in TOML");
         parse(Path::new("docs/config.md"), example).expect("the example is valid");
         let mut documented = super::keys_of("", &example.parse().expect("TOML"));
+        // Below [runtimes] stand names of the user's own.
+        documented.retain(|key| !key.starts_with("runtimes."));
         let mut known: Vec<String> = super::KEYS.iter().map(|k| (*k).into()).collect();
         documented.sort();
         known.sort();

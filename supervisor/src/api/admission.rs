@@ -308,8 +308,20 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_counts_until_it_is_read() {
+        /// An answer that has more to say.
+        struct Unread;
+        impl super::HttpBody for Unread {
+            type Data = super::Bytes;
+            type Error = Status;
+            fn poll_frame(
+                self: super::Pin<&mut Self>,
+                _: &mut super::Context<'_>,
+            ) -> super::Poll<Option<Result<super::Frame<super::Bytes>, Status>>> {
+                super::Poll::Pending
+            }
+        }
         let quick = tower::service_fn(|_: http::Request<Body>| async {
-            Ok::<_, Infallible>(http::Response::new(Body::empty()))
+            Ok::<_, Infallible>(http::Response::new(Body::new(Unread)))
         });
         let mut service = Admission::new(bounds()).layer(quick);
         let path = "/wharf.v1.Containers/Logs";

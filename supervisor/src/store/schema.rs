@@ -110,7 +110,7 @@ fn mark_interrupted(db: &sled::Db) -> Result<Vec<Changed>, Error> {
         let (key, value) = item.map_err(Error::Read)?;
         // One that can't be read is left as it is: whoever reads it next sets it aside.
         let Ok(mut value) = serde_json::from_slice::<Value>(&value) else { continue };
-        let end = &mut value["state"]["end"];
+        let Some(end) = value.pointer_mut("/state/end") else { continue };
         if end["message"] == TEXT {
             end["interrupted"] = Value::Bool(true);
             changed.push(Changed { tree: "containers", key, value });

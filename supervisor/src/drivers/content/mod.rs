@@ -214,13 +214,16 @@ impl ContentStore {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             for path in list(&self.blobs(algorithm))? {
                 let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-                let digest = format!("{}:{name}", algorithm.as_str()).parse::<Digest>().ok();
-                if digest.as_ref().is_some_and(|d| keep.contains(d)) {
+                let Ok(digest) = format!("{}:{name}", algorithm.as_str()).parse::<Digest>() else {
+                    tracing::warn!(path = %path.display(), "not a blob: left alone");
+                    continue;
+                };
+                if keep.contains(&digest) {
                     continue;
                 }
                 let size_bytes = fs::symlink_metadata(&path).map_or(0, |meta| meta.len());
                 fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
-                removed.extend(digest.map(|digest| Blob { digest, size_bytes }));
+                removed.push(Blob { digest, size_bytes });
             }
         }
         Ok(removed)

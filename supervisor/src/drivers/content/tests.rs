@@ -74,3 +74,14 @@ fn a_sweep_keeps_what_is_named() {
     assert!(store.stat(&kept.digest).expect("stat").is_some());
     assert_eq!(fs::read_dir(dir.path().join("content/ingest")).expect("list").count(), 0);
 }
+
+#[test]
+fn a_file_that_is_no_blob_is_left_alone() {
+    let (dir, store) = store();
+    let blob = store.put(b"nobody wants it").expect("put");
+    let foreign = dir.path().join("content/blobs/sha256/notes.txt");
+    fs::write(&foreign, b"somebody's").expect("write");
+    let removed = store.retain(&HashSet::new()).expect("retain");
+    assert_eq!(removed.iter().map(|b| &b.digest).collect::<Vec<_>>(), [&blob.digest]);
+    assert!(foreign.is_file());
+}
