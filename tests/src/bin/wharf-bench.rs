@@ -1,12 +1,10 @@
 //! `make bench`: Wharf and Debian's containerd with runc, then the runtimes alone.
 //!
-//! `--quick` does a little of everything; `--only containerd|wharf|shims|runtimes|images` leaves the
-//! others out.
 //! All peers have their folders in /tmp, on the same disk.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "the table and its progress")]
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use wharf_tests::{
     bench::{
         Engine,
@@ -25,6 +23,44 @@ use wharf_tests::{
 
 const BASE: &str = "/tmp";
 
+const SECTIONS: [&str; 5] = ["images", "wharf", "containerd", "shims", "runtimes"];
+
+const HELP: &str = "\
+Wharf beside Debian's containerd, runc and crun, as medians and ratios; needs root.
+
+Usage: wharf-bench [--quick] [--only SECTION]
+
+      --quick         few rounds of everything: to see that it runs
+      --only SECTION  images, wharf, containerd, shims or runtimes
+  -h, --help          this text
+
+Examples:
+  make bench                                   all of it, some twenty minutes
+  make bench BENCH_ARGS='--only runtimes'      one section
+";
+
+enum Asked<'a> {
+    Run { quick: bool, only: Option<&'a str> },
+    Help,
+}
+
+fn parse(args: &[String]) -> Result<Asked<'_>> {
+    let (mut quick, mut only) = (false, None);
+    let mut args = args.iter().map(String::as_str);
+    while let Some(arg) = args.next() {
+        match arg {
+            "--quick" => quick = true,
+            "--only" => match args.next() {
+                Some(name) if SECTIONS.contains(&name) => only = Some(name),
+                other => bail!("--only {}: no such section", other.unwrap_or_default()),
+            },
+            "-h" | "--help" => return Ok(Asked::Help),
+            other => bail!("unknown argument {other:?}"),
+        }
+    }
+    Ok(Asked::Run { quick, only })
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -36,10 +72,16 @@ async fn main() -> Result<()> {
         }
         return Ok(());
     }
+    let (quick, only) = match parse(&args) {
+        Ok(Asked::Run { quick, only }) => (quick, only),
+        Ok(Asked::Help) => {
+            print!("{HELP}");
+            return Ok(());
+        }
+        Err(error) => bail!("{error}\n\n{HELP}"),
+    };
     host::need_root()?;
-    let quick = args.iter().any(|a| a == "--quick");
     let plan = if quick { Plan::QUICK } else { Plan::FULL };
-    let only = args.iter().skip_while(|a| *a != "--only").nth(1).map(String::as_str);
     let image = one_layer_image()?;
     println!("{}", machine());
     if only.is_none_or(|o| o == "images") {
