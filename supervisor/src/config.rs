@@ -19,7 +19,10 @@ use crate::{
         registry::Settings,
         signatures::{Key, Policy, Require, Requirement, Rule, RuleFile},
     },
-    services::images::{Pressure, Relieve},
+    services::{
+        containers::user_namespace::{self, UserNamespace},
+        images::{Pressure, Relieve},
+    },
 };
 
 /// Read when it exists and no other is named.
@@ -194,6 +197,8 @@ struct File {
     insecure_registries: Vec<String>,
     signatures: Vec<RuleFile>,
     gc: GcFile,
+    default_userns: Option<String>,
+    userns_range: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -268,6 +273,8 @@ const KEYS: &[&str] = &[
     "gc.high_percent",
     "gc.low_percent",
     "gc.images",
+    "default_userns",
+    "userns_range",
 ];
 
 /// What the command line and the environment said.
@@ -345,6 +352,10 @@ pub struct Config {
     pub registries: Settings,
     /// When images go to make room.
     pub gc: Pressure,
+    /// Whose users containers have that do not say.
+    pub default_userns: UserNamespace,
+    /// Where ranges for them come from.
+    pub userns_range: user_namespace::Source,
 }
 
 impl Config {
@@ -431,8 +442,18 @@ impl Config {
                     .transpose()?,
             },
             gc: pressure(&file.gc)?,
+            default_userns: parsed("default_userns", file.default_userns)?,
+            userns_range: parsed("userns_range", file.userns_range)?,
         })
     }
+}
+
+fn parsed<T: FromStr<Err = String> + Default>(
+    key: &'static str,
+    value: Option<String>,
+) -> Result<T, ConfigError> {
+    let Some(value) = value else { return Ok(T::default()) };
+    value.parse().map_err(|problem| ConfigError::Value { key, value, problem })
 }
 
 /// Keys are read at once: a policy that can't be kept is no setting to start with.

@@ -384,7 +384,12 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
     });
     // Ends with the last container's task.
     tokio::spawn(collect_orphans(images.clone(), orphans));
-    let defaults = Defaults { network: config.default_network, stop_timeout: config.stop_timeout };
+    let defaults = Defaults {
+        network: config.default_network,
+        stop_timeout: config.stop_timeout,
+        user_namespace: config.default_userns.clone(),
+        user_ranges: config.userns_range.clone(),
+    };
     let containers = Containers::load(tools, images.clone(), defaults)?;
     faultpoint::reach_blocking("startup.containers.taken.up");
     if containers.set_aside() == 0 {

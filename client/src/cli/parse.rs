@@ -6,3 +6,4 @@ pub(crate) mod mount;
 pub(crate) mod size;
 pub(crate) mod time;
 pub(crate) mod ulimit;
+pub(crate) mod userns;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ArgAction;
 use wharf_client::v1::{ContainerSpec, Mount, Resources};
 
-use crate::cli::parse::{env, mount, size, time, ulimit};
+use crate::cli::parse::{env, mount, size, time, ulimit, userns};
 
 /// Flags of `run` and `create`.
 #[derive(Debug, clap::Args)]
@@ -74,6 +74,16 @@ pub(crate) struct SpecArgs {
     /// Capability to drop, or ALL (repeatable)
     #[arg(long, value_name = "CAP", help_heading = "Process")]
     cap_drop: Vec<String>,
+
+    /// Users on the host: host, auto[:size=N] or UID:GID:SIZE
+    #[arg(long, value_name = "USERS", help_heading = "Process")]
+    userns: Option<String>,
+    /// Users mapped to the host's: CONTAINER:HOST:SIZE (repeatable)
+    #[arg(long, value_name = "MAPPING", conflicts_with = "userns", help_heading = "Process")]
+    uidmap: Vec<String>,
+    /// Groups mapped to the host's; as the users unless given (repeatable)
+    #[arg(long, value_name = "MAPPING", requires = "uidmap", help_heading = "Process")]
+    gidmap: Vec<String>,
 
     /// Network: none or host
     #[arg(long, alias = "net", value_name = "NETWORK", help_heading = "Network")]
@@ -252,6 +262,7 @@ impl SpecArgs {
             exposed_ports: self.expose.clone(),
             runtime: self.runtime.clone().unwrap_or_default(),
             restart: self.restart.clone().unwrap_or_default(),
+            user_namespace: userns::users(self.userns.as_deref(), &self.uidmap, &self.gidmap)?,
             ..ContainerSpec::default()
         })
     }

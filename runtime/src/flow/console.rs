@@ -55,6 +55,17 @@ fn own_stdio(process: &ProcessPlan) {
     }
 }
 
+/// Gives pipes of the host's to a user by its id on the host. What can't be given works as it is.
+pub(crate) fn give_stdio(stdio: &Stdio, owner: u32) {
+    let Stdio::Fds { stdin, stdout, stderr } = stdio else { return };
+    for stream in [stdin, stdout, stderr] {
+        let Ok(facts) = path::facts(stream.as_fd()) else { continue };
+        if facts.uid != owner && !matches!(facts.kind, FileKind::CharDevice { .. }) {
+            let _ = path::set_owner(stream.as_fd(), Path::new(""), owner, u32::MAX);
+        }
+    }
+}
+
 fn terminal(
     size: Option<(u16, u16)>,
     root: BorrowedFd<'_>,

@@ -11,9 +11,10 @@ use super::cgroup::{self, Cgroup};
 use super::hooks::{self, Subject};
 use super::idmap::{self, Mapped};
 use super::init::{Init, Options, run_child};
+use super::mapped_root;
 use super::notify::Notify;
 use super::task::{kill_and_reap, started};
-use super::{network, process as child, rdt};
+use super::{console, network, process as child, rdt};
 use crate::error::{Error, ErrorKind, Failure, Step};
 use crate::logic::message::Message;
 use crate::logic::plan::{MountKind, Plan};
@@ -21,7 +22,7 @@ use crate::logic::seccomp::Filter;
 use crate::sys::channel::{Channel, Received};
 use crate::sys::netlink::Netlink;
 use crate::sys::process::{self, Fork, Parent, ns};
-use crate::{CreateRequest, Created, Rootfs, Task};
+use crate::{CreateRequest, Created, Rootfs, Stdio, Task};
 
 /// How long a child may take with what it does before it is ready: mounts of remote file systems
 /// are in it.
@@ -43,6 +44,10 @@ pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<C
     let resctrl = plan.rdt.as_ref().map(|_| rdt::find()).transpose()?;
     let joins = open_joins(&plan)?;
     let mapped = idmap::take(&plan)?;
+    let tree = mapped_root::take(&plan, &request.rootfs, &root_path)?;
+    if plan.namespaces.has(ns::USER) {
+        own_stdio(&request.stdio, &plan);
+    }
     let hierarchies = cgroup::host()?;
     let new = Cgroup::create(
         &hierarchies,
@@ -65,6 +70,7 @@ pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<C
         root_path: &root_path,
         joins: &joins,
         mapped: &mapped,
+        tree: tree.as_ref(),
         cgroup: &cgroup,
         resctrl: resctrl.as_deref(),
     };
@@ -81,6 +87,22 @@ pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<C
         }
     }
     made
+}
+
+/// The user must be able to reopen its own pipes (`/dev/stdout`), and from inside of a user namespace
+/// nobody can give it what is the host's.
+fn own_stdio(stdio: &Stdio, plan: &Plan<'_>) {
+    if let Some(owner) = host_id(plan.uid_map, plan.process.uid) {
+        console::give_stdio(stdio, owner);
+    }
+}
+
+/// What an id of the container is on the host.
+pub(super) fn host_id(map: &[LinuxIdMapping], id: u32) -> Option<u32> {
+    map.iter().find_map(|one| {
+        let offset = id.checked_sub(one.container_id())?;
+        if offset < one.size() { one.host_id().checked_add(offset) } else { None }
+    })
 }
 
 /// What can be seen to be missing on this host before anything is made.
@@ -146,6 +168,7 @@ struct Parts<'a> {
     root_path: &'a Path,
     joins: &'a [(u64, OwnedFd)],
     mapped: &'a Mapped,
+    tree: Option<&'a OwnedFd>,
     cgroup: &'a Cgroup,
     /// Where resctrl is, if it is used.
     resctrl: Option<&'a Path>,
@@ -198,6 +221,7 @@ impl Parts<'_> {
                     cgroup: self.cgroup,
                     joins: self.joins,
                     mapped: self.mapped,
+                    tree: self.tree,
                     doors: Cell::new(doors),
                     options: self.options,
                     subject: self.subject,

@@ -42,6 +42,11 @@ pub(crate) fn exec(
     if sys_process::pidfd_ended(task.pidfd.as_fd(), Duration::ZERO).step(|| "look at the init")? {
         return Err(Error::Gone { pid: task.pid });
     }
+    if task.namespaces & ns::USER != 0
+        && let Some(owner) = host_id_in(task.pid, plan.uid)
+    {
+        console::give_stdio(stdio, owner);
+    }
     let (ours, theirs) = Channel::pair().step(|| "make a channel to the process")?;
     let cgroup = options.cgroup.as_ref().unwrap_or(&task.cgroup);
     // The process is to be our own child and in the container's pid namespace: ours for children is
@@ -70,6 +75,17 @@ pub(crate) fn exec(
         Ok((pty, warnings, start_ticks)) => Ok(Exec { pid, start_ticks, pidfd, pty, warnings }),
         Err(error) => Err(kill_and_reap(&pidfd, error)),
     }
+}
+
+/// What a user of the container's is on the host, if the kernel tells.
+fn host_id_in(pid: i32, id: u32) -> Option<u32> {
+    let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).ok()?;
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (inside, outside) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+        let offset = id.checked_sub(inside)?;
+        if offset < numbers.next()?.ok()? { outside.checked_add(offset) } else { None }
+    })
 }
 
 type Running = (Option<std::os::fd::OwnedFd>, Vec<String>);

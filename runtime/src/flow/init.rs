@@ -43,6 +43,8 @@ pub(crate) struct Init<'a> {
     pub(crate) joins: &'a [(u64, OwnedFd)],
     /// Sources of id-mapped mounts.
     pub(crate) mapped: &'a Mapped,
+    /// The root file system, if the parent has mounted it.
+    pub(crate) tree: Option<&'a OwnedFd>,
     /// The ways into the cgroups, for a user namespace's root.
     pub(crate) doors: Cell<Option<Vec<File>>>,
     pub(crate) options: &'a Options,
@@ -255,15 +257,20 @@ impl Init<'_> {
         rootfs::set_propagation(plan.root_propagation)?;
         let mut sources = Some(mounts::take(plan, self.cgroup, self.mapped)?);
         let mut nodes = Some(dev::take(plan)?);
-        match self.rootfs {
-            Rootfs::Path(_) => rootfs::bind_root(self.root_path)?,
-            Rootfs::Mounts(parts) => rootfs::mount_root(parts, self.root_path)?,
+        match (self.tree, self.rootfs) {
+            (Some(_), _) => {}
+            (None, Rootfs::Path(_)) => rootfs::bind_root(self.root_path)?,
+            (None, Rootfs::Mounts(parts)) => rootfs::mount_root(parts, self.root_path)?,
         }
         path::set_umask(0);
         let mut filled = None;
         if self.subject.any_before_pivot() {
             // These hooks change what is mounted already, through the host's paths.
-            let root = path::open_host(self.root_path).step(|| "open the container's root")?;
+            let step = || "open the container's root";
+            let root = match self.tree {
+                Some(tree) => tree.try_clone().step(step)?,
+                None => path::open_host(self.root_path).step(step)?,
+            };
             filled = Some(self.fill_root(root.as_fd(), sources.take(), nodes.take())?);
             self.channel.send(&Message::Hooks.encode(), None).step(|| "ask for the hooks")?;
             let pid = wait_for_go_as(self.channel)?;
@@ -271,13 +278,17 @@ impl Init<'_> {
             path::change_directory(root.as_fd()).step(|| "change to the container's root")?;
             self.subject.create_container(pid)?;
         }
-        let root = match self.options.no_pivot {
-            false => rootfs::pivot(self.root_path, plan.root_propagation)?,
-            true => rootfs::move_root(self.root_path)?,
+        let root = match (self.tree, self.options.no_pivot) {
+            (Some(tree), _) => {
+                let tree = tree.try_clone().step(|| "keep the container's root")?;
+                rootfs::pivot_to(tree, old_root.as_fd(), plan.root_propagation)?
+            }
+            (None, false) => rootfs::pivot(self.root_path, plan.root_propagation)?,
+            (None, true) => rootfs::move_root(self.root_path)?,
         };
         // Before any path of the container is walked: pivot_root leaves the old root mounted on top
         // of the new one, and ".." at a root steps onto what is mounted there, in-root or not.
-        if !self.options.no_pivot {
+        if self.tree.is_some() || !self.options.no_pivot {
             rootfs::leave_old_root(old_root.as_fd(), root.as_fd(), plan.root_propagation)?;
         }
         let placed = match filled {

@@ -13,6 +13,7 @@ pub(crate) mod guard;
 pub(crate) mod hooks;
 pub(crate) mod idmap;
 pub(crate) mod init;
+mod mapped_root;
 pub(crate) mod mounts;
 pub(crate) mod network;
 pub(crate) mod notify;

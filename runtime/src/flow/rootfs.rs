@@ -47,7 +47,9 @@ pub(crate) fn mount_root(mounts: &[RootfsMount], at: &Path) -> Result<(), Failur
 }
 
 fn mount_one(one: &RootfsMount, target: &Path) -> Result<(), Failure> {
-    let options = MountOptions::parse(&one.options);
+    let mut options = MountOptions::parse(&one.options);
+    // Who mounts for a user namespace has done what these say: see `mapped_root`.
+    options.data.retain(|option| !option.starts_with("uidmap=") && !option.starts_with("gidmap="));
     if one.kind == "bind" || options.bind.is_some() {
         let depth = if options.bind == Some(true) { Depth::Tree } else { Depth::One };
         let tree = mount::clone_path(Path::new(&one.source), depth)
@@ -135,7 +137,7 @@ fn relative_overlay(
 
 /// At colons that no backslash guards; the layers keep their backslashes, as both ways of mounting
 /// take them off again.
-fn split_layers(layers: &str) -> Vec<&str> {
+pub(super) fn split_layers(layers: &str) -> Vec<&str> {
     let bytes = layers.as_bytes();
     let mut all = Vec::new();
     let mut from = 0;
@@ -150,7 +152,7 @@ fn split_layers(layers: &str) -> Vec<&str> {
 }
 
 /// The longest directory, with its slash, that all layers begin with.
-fn shared_directory<'a>(layers: &[&'a str]) -> Option<&'a str> {
+pub(super) fn shared_directory<'a>(layers: &[&'a str]) -> Option<&'a str> {
     let first = layers.first()?;
     let mut length = first.len();
     for layer in layers {
@@ -175,6 +177,24 @@ pub(crate) fn pivot(at: &Path, propagation: Option<u64>) -> Result<OwnedFd, Fail
     path::change_directory(root.as_fd()).step(|| format!("change to {}", at.display()))?;
     mount::pivot_here().step(|| format!("pivot_root to {}", at.display()))?;
     Ok(root)
+}
+
+/// The same for a root that the parent has mounted: it is put over the old one first, which no path
+/// of the host's, closed to a user namespace's root, is needed for.
+pub(crate) fn pivot_to(
+    tree: OwnedFd,
+    old_root: BorrowedFd<'_>,
+    propagation: Option<u64>,
+) -> Result<OwnedFd, Failure> {
+    let step = || "put the root file system in place";
+    let is_shared = propagation.is_some_and(|bits| bits & ms::SHARED != 0);
+    if is_shared {
+        mount::set_propagation(Path::new("/"), ms::PRIVATE).step(step)?;
+    }
+    mount::attach(tree.as_fd(), old_root).step(step)?;
+    path::change_directory(tree.as_fd()).step(step)?;
+    mount::pivot_here().step(|| "pivot_root to the root file system")?;
+    Ok(tree)
 }
 
 /// The same for a host whose root can't be pivoted away (an initial ramdisk).

@@ -410,3 +410,11 @@ impl Read for Foreign {
         Ok(Self)
     }
 }
+
+impl LinuxIdMapping {
+    /// So many ids from one in the container on, which are those from another on outside.
+    #[must_use]
+    pub fn new(container_id: u32, host_id: u32, size: u32) -> Self {
+        Self { container_id, host_id, size }
+    }
+}

@@ -114,6 +114,23 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>) -> io::Res
     Ok(())
 }
 
+/// Has files made and looked at as another user, with all capabilities that this one has: a mount
+/// whose owners are mapped takes nothing that is made by who is not in the mapping.
+pub(crate) fn act_on_files_as(uid: u32, gid: u32) -> io::Result<()> {
+    let permitted = permitted()?;
+    // SAFETY: integers only. They give the ids of before, never an error.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
+    // The change took those on files from the effective set.
+    set_capabilities(CapabilitySets {
+        effective: permitted,
+        permitted,
+        ..CapabilitySets::default()
+    })
+}
+
 /// Real user of this process.
 pub(crate) fn own_uid() -> u32 {
     // SAFETY: no conditions; never fails.

@@ -37,6 +37,7 @@ mod soak;
 mod stdio;
 mod tls;
 mod upgrade;
+mod user_namespace;
 mod volumes;
 
 use anyhow::{Result, bail};

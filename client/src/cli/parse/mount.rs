@@ -48,13 +48,13 @@ pub(crate) fn volume(given: &str, here: &Path) -> Result<Mount> {
             // Docker's for other systems.
             "z" | "Z" | "consistent" | "cached" | "delegated" => {}
             "nocopy" if mount.r#type == "volume" => mount.options.push(option.to_owned()),
-            "rbind" | "bind" | "nosuid" | "nodev" | "noexec" | "noatime" => {
+            "rbind" | "bind" | "nosuid" | "nodev" | "noexec" | "noatime" | "idmap" | "noidmap" => {
                 mount.options.push(option.to_owned());
             }
             option if PROPAGATION.contains(&option) => mount.options.push(option.to_owned()),
             _ => bail!(
                 "volume {given:?}: option {option:?} is not known; there are ro, rw, nosuid, nodev, \
-                 noexec, noatime and the propagations ({})",
+                 noexec, noatime, noidmap and the propagations ({})",
                 PROPAGATION.join(", ")
             ),
         }
@@ -85,11 +85,13 @@ pub(crate) fn mount(given: &str, here: &Path) -> Result<Mount> {
             "tmpfs-mode" if u32::from_str_radix(value, 8).is_ok_and(|mode| mode <= 0o7777) => {
                 mount.options.push(format!("mode={value}"));
             }
+            "idmap" if flag()? => mount.options.push("ridmap".to_owned()),
+            "idmap" => mount.options.push("noidmap".to_owned()),
             "volume-nocopy" if flag()? => mount.options.push("nocopy".to_owned()),
             "consistency" | "volume-nocopy" | "volume-driver" => {}
             _ => bail!(
                 "mount {given:?}: {field:?} is not known; there are type, source, target, \
-                 readonly, bind-propagation, bind-create-src, volume-nocopy, tmpfs-size and tmpfs-mode"
+                 readonly, bind-propagation, bind-create-src, volume-nocopy, idmap, tmpfs-size and tmpfs-mode"
             ),
         }
     }

@@ -18,6 +18,7 @@ use crate::{
             record::Record,
             restart::Policy,
             spec::{Mount, MountKind, Resources, Rlimit, Signal, Spec},
+            user_namespace::{IdRange, Mode, UserNamespace},
         },
         prune::PruneFilter,
     },
@@ -110,8 +111,55 @@ pub(super) fn new_container(spec: Option<v1::ContainerSpec>) -> Result<NewContai
         exposed_ports: spec.exposed_ports,
         runtime: spec.runtime,
         restart: restart("spec.restart", &spec.restart)?,
+        user_namespace: spec.user_namespace.map(user_namespace).transpose()?,
     };
     Ok(NewContainer { name, spec })
+}
+
+fn user_namespace(message: v1::UserNamespace) -> Result<UserNamespace, Error> {
+    let mode = match message.mode.as_str() {
+        "" if message.uids.is_empty() && message.gids.is_empty() => Mode::Host,
+        "" | "private" => Mode::Private,
+        "host" => Mode::Host,
+        "auto" => Mode::Auto,
+        other => {
+            let problem =
+                format!("{other:?} is not known: \"host\", \"auto\" or \"private\" is needed");
+            return Err(Error::field("spec.user_namespace.mode", problem));
+        }
+    };
+    let ranges = |list: Vec<v1::IdMapping>| {
+        let one = |m: v1::IdMapping| IdRange {
+            container_id: m.container_id,
+            host_id: m.host_id,
+            size: m.size,
+        };
+        list.into_iter().map(one).collect()
+    };
+    let (uids, gids) = (ranges(message.uids), ranges(message.gids));
+    Ok(UserNamespace { mode, uids, gids, size: message.size })
+}
+
+fn user_namespace_message(namespace: &UserNamespace) -> v1::UserNamespace {
+    let mode = match namespace.mode {
+        Mode::Host => "host",
+        Mode::Auto => "auto",
+        Mode::Private => "private",
+    };
+    let ranges = |list: &[IdRange]| {
+        let one = |r: &IdRange| v1::IdMapping {
+            container_id: r.container_id,
+            host_id: r.host_id,
+            size: r.size,
+        };
+        list.iter().map(one).collect()
+    };
+    v1::UserNamespace {
+        mode: mode.into(),
+        uids: ranges(&namespace.uids),
+        gids: ranges(&namespace.gids),
+        size: namespace.size,
+    }
 }
 
 /// A restart policy.
@@ -341,6 +389,7 @@ fn spec(record: &Record) -> v1::ContainerSpec {
         exposed_ports: spec.exposed_ports.clone(),
         runtime: spec.runtime.clone(),
         restart: spec.restart.to_string(),
+        user_namespace: spec.user_namespace.as_ref().map(user_namespace_message),
     }
 }
 

@@ -14,10 +14,14 @@ use super::{
     spec::{MountKind, Resources, Spec},
     table::Handle,
     user,
+    user_namespace::Given,
 };
 use crate::{
     config::Network,
-    drivers::snapshots::{self, RootView},
+    drivers::{
+        shims::Runtime,
+        snapshots::{self, RootView},
+    },
     faultpoint,
     ids::{ContainerId, ContainerName, Namespace, VolumeName},
     services::{
@@ -118,6 +122,7 @@ impl Containers {
         };
         let reservation = self.tools.table.reserve(namespace, &name, &id)?;
         self.complete(&mut spec, &id, &image)?;
+        let _range = self.users(&mut spec, &id)?;
         let process = self.process(&name, &spec, &image).await?;
         let volumes = self.volumes(namespace, &mut spec, &image).await?;
         let record = Record {
@@ -212,6 +217,25 @@ impl Containers {
         Ok(())
     }
 
+    /// Fills in whose users the container has; the range is its own while the guard lives, and then
+    /// because its record says so.
+    fn users(&self, spec: &mut Spec, id: &ContainerId) -> Result<Option<Given>, Error> {
+        let field = "spec.user_namespace";
+        let default = || self.defaults.user_namespace.clone();
+        let namespace = spec.user_namespace.get_or_insert_with(default);
+        namespace.check(field)?;
+        let runtime = self.tools.runtimes.find(&spec.runtime);
+        if namespace.is_mapped() && runtime != Ok(Runtime::Own) {
+            let problem = format!(
+                "runtime {:?} gets the root file system from others, who can't map its owners: only \
+                 \"wharf\" can",
+                spec.runtime
+            );
+            return Err(Error::field(field, problem));
+        }
+        self.ranges.give(id, namespace, || self.tools.table.records())
+    }
+
     async fn process(
         &self,
         name: &ContainerName,
@@ -228,6 +252,9 @@ impl Containers {
         let user = process::user(spec, &image.config);
         let identity =
             user::resolve(user, &spec.group_add, &passwd, &group).map_err(Error::User)?;
+        if let Some(namespace) = &spec.user_namespace {
+            namespace.check_identity("spec.user", &identity)?;
+        }
         let env = process::environment(spec, &image.config, &spec.hostname, &identity.home);
         let cwd = process::working_dir(spec, &image.config);
         let bytes: usize = args.iter().chain(&env).map(|s| s.len() + 9).sum();

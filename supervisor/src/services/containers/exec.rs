@@ -325,6 +325,9 @@ async fn exec_process(record: &Arc<Record>, request: &ExecRequest) -> Result<Vec
                 identity_files(&record.name, || RootView::of_folder(root.as_ref()))?;
             user::resolve(&request.user, &[], &passwd, &group).map_err(Error::User)?
         };
+        if let Some(namespace) = &record.spec.user_namespace {
+            namespace.check_identity("start.user", &identity)?;
+        }
         let home = if request.user.is_empty() { "" } else { identity.home.as_str() };
         let env = process::exec_environment(&base.env, &request.env, request.tty, home);
         let cwd = if request.working_dir.is_empty() {

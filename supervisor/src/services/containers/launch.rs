@@ -135,7 +135,10 @@ fn prepare_blocking(tools: &Tools, record: &Record) -> Result<Plan, Error> {
             r#type: mount.kind,
             source: mount.source,
             target: String::new(),
-            options: mount.options,
+            options: match record.spec.mapped() {
+                Some(_) => mount.options.into_iter().chain(["idmap".to_owned()]).collect(),
+                None => mount.options,
+            },
         })
         .collect();
     let fault = |at: std::io::Result<()>| {

@@ -27,6 +27,7 @@ mod stats;
 mod table;
 mod top;
 pub mod user;
+pub mod user_namespace;
 mod volumes;
 
 use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
@@ -58,6 +59,7 @@ use machine::{End, State};
 use record::Record;
 use spec::Signal;
 use table::Handle;
+use user_namespace::{Ranges, UserNamespace};
 
 /// How long a killed container may take to be seen dead.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
@@ -66,12 +68,16 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 const REACH_LIMIT: Duration = Duration::from_secs(10);
 
 /// What fills in for what a request leaves open.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Defaults {
     /// Of containers that name none.
     pub network: Network,
     /// Between the stop signal and SIGKILL.
     pub stop_timeout: Duration,
+    /// Of containers that do not say whose users they have.
+    pub user_namespace: UserNamespace,
+    /// Where ranges for them come from.
+    pub user_ranges: user_namespace::Source,
 }
 
 /// The service; clones share it.
@@ -80,6 +86,7 @@ pub struct Containers {
     tools: Arc<Tools>,
     images: Images,
     defaults: Defaults,
+    ranges: Ranges,
     /// Records that could not be taken up.
     set_aside: usize,
 }
@@ -104,7 +111,8 @@ impl Containers {
                 set_aside += 1;
             }
         }
-        Ok(Self { tools, images, defaults, set_aside })
+        let ranges = Ranges::new(defaults.user_ranges.clone());
+        Ok(Self { tools, images, defaults, ranges, set_aside })
     }
 
     /// Records that could not be taken up: what they point to must be left alone.

@@ -13,10 +13,13 @@ use serde_json::{Value, json};
 use super::{
     process::Process,
     spec::{Mount, MountKind, Resources, Spec},
+    user_namespace::IdRange,
     volumes::NO_COPY,
 };
 use crate::config::Network;
 
+/// The option of a mount whose owners are seen as they are on the host.
+const NO_IDMAP: &str = "noidmap";
 const OCI_VERSION: &str = "1.2.0";
 const CPU_PERIOD_US: i64 = 100_000;
 const DEFAULT_SHM_BYTES: i64 = 64 << 20;
@@ -139,6 +142,8 @@ pub fn config(input: &Input<'_>) -> Value {
         "annotations": annotations,
         "linux": {
             "namespaces": namespaces(spec),
+            "uidMappings": spec.mapped().map(|n| id_mappings(&n.uids)),
+            "gidMappings": spec.mapped().map(|n| id_mappings(&n.gids)),
             "cgroupsPath": cgroup,
             "resources": resources_with_devices(&spec.resources),
             "maskedPaths": MASKED_PATHS,
@@ -228,7 +233,16 @@ fn namespaces(spec: &Spec) -> Vec<Value> {
     if !host_network(spec) {
         kinds.push("network");
     }
+    if spec.mapped().is_some() {
+        kinds.push("user");
+    }
     kinds.into_iter().map(|kind| json!({ "type": kind })).collect()
+}
+
+fn id_mappings(ranges: &[IdRange]) -> Vec<Value> {
+    let one =
+        |r: &IdRange| json!({ "containerID": r.container_id, "hostID": r.host_id, "size": r.size });
+    ranges.iter().map(one).collect()
 }
 
 fn capabilities(spec: &Spec) -> Vec<&str> {
@@ -269,13 +283,14 @@ fn mounts(spec: &Spec, bundle: &Path, volumes: &HashMap<String, PathBuf>) -> Vec
             "destination": format!("/etc/{name}"),
             "type": "bind",
             "source": bundle.join(name),
-            "options": ["rbind", "rprivate"],
+            "options": if spec.mapped().is_some() { vec!["rbind", "rprivate", "idmap"] } else { vec!["rbind", "rprivate"] },
         }));
     }
     // What is mounted deeper comes later, whatever the order it was asked in.
     let mut asked: Vec<&Mount> = spec.mounts.iter().collect();
     asked.sort_by_key(|m| m.target.split('/').filter(|part| !part.is_empty()).count());
-    list.extend(asked.into_iter().map(|mount| asked_mount(mount, volumes)));
+    let owners = if spec.mapped().is_some() { Owners::Mapped } else { Owners::AsTheyAre };
+    list.extend(asked.into_iter().map(|mount| asked_mount(mount, volumes, owners)));
     list
 }
 
@@ -292,7 +307,14 @@ pub fn identity_files(spec: &Spec) -> impl Iterator<Item = &'static str> + '_ {
         .filter(|name| !spec.mounts.iter().any(|m| m.target == format!("/etc/{name}")))
 }
 
-fn asked_mount(mount: &Mount, volumes: &HashMap<String, PathBuf>) -> Value {
+/// How the owners of what is mounted are seen in the container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owners {
+    AsTheyAre,
+    Mapped,
+}
+
+fn asked_mount(mount: &Mount, volumes: &HashMap<String, PathBuf>, owners: Owners) -> Value {
     let volume = volumes.get(&mount.source).map(|path| path.to_string_lossy().into_owned());
     let (kind, source, mut options) = match mount.kind {
         MountKind::Bind | MountKind::Volume => {
@@ -300,6 +322,11 @@ fn asked_mount(mount: &Mount, volumes: &HashMap<String, PathBuf>) -> Value {
             let mut options = vec!["rbind".to_owned()];
             if !mount.options.iter().any(|o| propagation.contains(&o.as_str())) {
                 options.push("rprivate".into());
+            }
+            let says = ["idmap", "ridmap", NO_IDMAP];
+            if owners == Owners::Mapped && !mount.options.iter().any(|o| says.contains(&o.as_str()))
+            {
+                options.push("ridmap".into());
             }
             let source = match mount.kind {
                 MountKind::Volume => volume.as_deref().unwrap_or_default(),
@@ -312,7 +339,7 @@ fn asked_mount(mount: &Mount, volumes: &HashMap<String, PathBuf>) -> Value {
         }
     };
     // What was asked for comes last, and wins.
-    options.extend(mount.options.iter().filter(|o| *o != NO_COPY).cloned());
+    options.extend(mount.options.iter().filter(|o| *o != NO_COPY && *o != NO_IDMAP).cloned());
     options.push(if mount.read_only { "ro" } else { "rw" }.into());
     json!({ "destination": mount.target, "type": kind, "source": source, "options": options })
 }

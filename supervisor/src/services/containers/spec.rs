@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::restart::Policy;
+use super::{restart::Policy, user_namespace::UserNamespace};
 use crate::config::Network;
 
 /// A container as it was asked for. Immutable but for name, labels and resources.
@@ -67,6 +67,16 @@ pub struct Spec {
     pub runtime: String,
     /// What happens when it has ended. May be changed.
     pub restart: Policy,
+    /// Unset until the default is filled in; unset in a record: the host's users.
+    pub user_namespace: Option<UserNamespace>,
+}
+
+impl Spec {
+    /// The mapping of its users, if they are others on the host.
+    #[must_use]
+    pub fn mapped(&self) -> Option<&UserNamespace> {
+        self.user_namespace.as_ref().filter(|namespace| namespace.is_mapped())
+    }
 }
 
 /// A mount that was asked for.
