@@ -204,7 +204,7 @@ impl Feed {
             return Ok(());
         }
         tokio::select! {
-            changed = watch.changed() => changed.map_err(|e| read_error(&self.path, e)),
+            () = watch.changed() => Ok(()),
             // Its task is gone with it: the view stays, and says so.
             _ = self.view.changed() => Ok(()),
         }
