@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use wharf_proto::v1::{
     ExportImageRequest, ExportImageResponse, Image, ImportImageRequest, ImportImageResponse,
-    ImportStart, Progress, PullImageRequest, PullImageResponse, import_image_request,
+    ImportStart, Progress, PullImageRequest, PullImageResponse, TimeSpent, import_image_request,
     import_image_response, pull_image_response,
 };
 
@@ -28,6 +28,8 @@ pub enum PullEvent {
     Done {
         images: Vec<Image>,
         up_to_date: bool,
+        /// Where the time went (pull only).
+        spent: Option<TimeSpent>,
     },
 }
 
@@ -152,6 +154,7 @@ impl Pull {
                 Some(Kind::Done(done)) => PullEvent::Done {
                     images: done.image.into_iter().collect(),
                     up_to_date: done.up_to_date,
+                    spent: done.spent,
                 },
                 None => continue,
             }));
@@ -183,7 +186,7 @@ impl Import {
             return Ok(Some(match answer.kind {
                 Some(Kind::Progress(progress)) => PullEvent::Progress(progress),
                 Some(Kind::Done(done)) => {
-                    PullEvent::Done { images: done.images, up_to_date: false }
+                    PullEvent::Done { images: done.images, up_to_date: false, spent: None }
                 }
                 None => continue,
             }));

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use wharf_client::{
     Client, PullEvent,
-    v1::{Image, Progress, PullImageRequest, progress::Stage},
+    v1::{Image, Progress, PullImageRequest, TimeSpent, progress::Stage},
 };
 
 use crate::cli::{context::Context, docker_config, human, output};
@@ -26,6 +26,9 @@ pub(crate) struct PullArgs {
     /// Print the image's name and nothing else
     #[arg(short, long)]
     quiet: bool,
+    /// Tell where the time went
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
     /// Platform in place of this host's: linux/arm64
     #[arg(long)]
     platform: Option<String>,
@@ -94,7 +97,10 @@ pub(crate) async fn pull(context: &Context, args: PullArgs) -> Result<u8> {
             (Some(one), false) => Platforms::One(one),
             (None, false) => Platforms::Host,
         };
-        let image = fetch_for(&client, reference, platforms, say).await?;
+        let (image, spent) = fetch_for(&client, reference, platforms, say).await?;
+        if let (true, Some(spent)) = (args.verbose, spent) {
+            output::print_line(&split(spent))?;
+        }
         let asked = with_tag(reference);
         let matching = |name: &&String| human::familiar(name) == human::familiar(&asked);
         let name = image.names.iter().find(matching).unwrap_or(&asked);
@@ -119,7 +125,21 @@ pub(crate) async fn fetch(
     say: Say,
 ) -> Result<Image> {
     let platforms = platform.map_or(Platforms::Host, Platforms::One);
-    fetch_for(client, reference, platforms, say).await
+    Ok(fetch_for(client, reference, platforms, say).await?.0)
+}
+
+/// Where the time went, on all threads: layers come beside each other.
+fn split(spent: TimeSpent) -> String {
+    let parts = [
+        ("network", spent.network_us),
+        ("hash", spent.hash_us),
+        ("inflate", spent.inflate_us),
+        ("write", spent.write_us),
+        ("flush", spent.flush_us),
+    ];
+    let parts =
+        parts.map(|(what, us)| format!("{what} {}.{:03} s", us / 1_000_000, us / 1000 % 1000));
+    format!("Time on all threads: {}", parts.join(", "))
 }
 
 async fn fetch_for(
@@ -127,7 +147,7 @@ async fn fetch_for(
     reference: &str,
     platforms: Platforms<'_>,
     say: Say,
-) -> Result<Image> {
+) -> Result<(Image, Option<TimeSpent>)> {
     let full = with_tag(reference);
     let (repository, tag, digest) = human::split_reference(&full);
     say.line(&format!("{}: Pulling from {repository}", tag.or(digest).unwrap_or("")))?;
@@ -145,14 +165,14 @@ async fn fetch_for(
     while let Some(event) = pull.next().await? {
         match event {
             PullEvent::Progress(step) => progress.show(&step)?,
-            PullEvent::Done { images, up_to_date } => {
+            PullEvent::Done { images, up_to_date, spent } => {
                 let image = images.into_iter().next().context("the pull gave no image")?;
                 drop(progress);
                 say.line(&format!("Digest: {}", image.digest))?;
                 let what =
                     if up_to_date { "Image is up to date" } else { "Downloaded newer image" };
                 say.line(&format!("Status: {what} for {full}"))?;
-                return Ok(image);
+                return Ok((image, spent));
             }
         }
     }
@@ -292,6 +312,13 @@ fn word(stage: Stage) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_the_time_went() {
+        let spent = TimeSpent { network_us: 1_234_567, hash_us: 999, ..TimeSpent::default() };
+        let text = split(spent);
+        assert!(text.contains("network 1.234 s, hash 0.000 s"), "{text}");
+    }
 
     #[test]
     fn tags() {

@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, process::Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tonic::Code;
 use wharf_tests::{
     api::{blamed_fields, resource, spec},
@@ -178,5 +178,49 @@ async fn the_command_line_logs_in_and_pushes() -> Result<()> {
     ensure!(text.contains("Not logged in"), "{text}");
     let (code, text) = wharf(&["image", "tags", &reference], "").await?;
     ensure!(code != 0, "it knows nobody any more: {text}");
+    world.finish().await
+}
+
+/// However large an image is, what a pull takes of memory is a few buffers a layer.
+#[tokio::test]
+async fn a_large_image_takes_little_memory() -> Result<()> {
+    if let Some(why) = Registry::missing() {
+        return host::skip("a_large_image_takes_little_memory", why);
+    }
+    let registry = Registry::start().await?;
+    let mut recipe = image::busybox()?;
+    // As random as gzip needs it to be.
+    let mut state = 1_u64;
+    let mut noise = |len: usize| -> Vec<u8> {
+        let next = |state: &mut u64| {
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (*state >> 56) as u8
+        };
+        (0..len).map(|_| next(&mut state)).collect()
+    };
+    for layer in 0..5 {
+        recipe.layers.push(image::Layer::default().file(
+            &format!("big{layer}"),
+            0o644,
+            noise(20 << 20),
+        ));
+    }
+    registry.push(&recipe.build("large:1")?, "large", "1")?;
+    drop(recipe);
+    let world = World::start().await?;
+    let mut api = world.api()?;
+    let pid = world.daemon_pid()?;
+    let field = |key: &str| -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix(key)).context("no such line")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
+    };
+    let before = field("VmRSS:")?;
+    let (_, done) = soon("the pull", api.pull(&registry.reference("large:1"))).await?;
+    let spent = done.spent.unwrap_or_default();
+    ensure!(spent.network_us > 0 && spent.inflate_us > 0 && spent.write_us > 0, "{spent:?}");
+    let grown = field("VmHWM:")?.saturating_sub(before);
+    ensure!(grown < 40, "the pull of 100 MiB took {grown} MiB");
     world.finish().await
 }

@@ -18,6 +18,7 @@ mod hosts;
 mod http;
 mod keychain;
 mod listing;
+mod pieces;
 mod push;
 mod settings;
 
@@ -31,13 +32,13 @@ use reqwest::{
     Response, StatusCode, Url,
     header::{ACCEPT, CONTENT_RANGE, HeaderMap, HeaderValue, RANGE},
 };
-use tokio::sync::mpsc;
 
 pub use challenge::{Challenge, parse as parse_challenge};
 pub use error::{Cause, Error};
 pub use hosts::{HostsError, check as check_hosts};
 pub use keychain::{KeychainError, credentials as credentials_for};
 pub use listing::{Found, LoggedIn, Names, login, search};
+pub use pieces::{PieceReceiver, PieceSender, pieces};
 pub use push::{Source, Upload};
 pub use settings::Settings;
 
@@ -411,7 +412,7 @@ impl Session {
         &self,
         blob: &Descriptor,
         offset: u64,
-        sink: &mpsc::Sender<Bytes>,
+        sink: &PieceSender,
     ) -> Result<(), Error> {
         self.transfer(blob, offset, Sink::Channel(sink)).await
     }
@@ -500,7 +501,7 @@ impl Session {
 /// Where a blob's bytes go.
 enum Sink<'a> {
     Buffer(&'a mut Vec<u8>),
-    Channel(&'a mpsc::Sender<Bytes>),
+    Channel(&'a PieceSender),
 }
 
 impl Sink<'_> {
@@ -511,7 +512,7 @@ impl Sink<'_> {
                 bytes.extend_from_slice(&chunk);
                 true
             }
-            Self::Channel(sender) => sender.send(chunk).await.is_ok(),
+            Self::Channel(sender) => sender.send(chunk).await,
         }
     }
 }

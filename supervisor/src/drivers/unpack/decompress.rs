@@ -13,17 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Spent, timed};
+use super::{Spent, timed, window};
 
 use crate::drivers::content::{Algorithm, Digest, Hasher};
 
 /// Bytes handed over at a time: small enough to stay in the second-level cache.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks between the two threads at most.
-const CHUNKS: usize = 8;
-const READ_BYTES: usize = 128 << 10;
-/// The longest of the marks below.
-const MAGIC_LEN: usize = 4;
+const CHUNKS: usize = 4;
+const READ_BYTES: usize = 64 << 10;
 
 /// How a layer or archive is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,19 +58,39 @@ fn is_skippable_frame(first: &[u8]) -> bool {
 /// # Errors
 /// When the source can't be read or zstd can't be set up.
 pub fn reader<'a>(mut source: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let mut first = Vec::with_capacity(MAGIC_LEN);
-    source.by_ref().take(MAGIC_LEN as u64).read_to_end(&mut first)?;
+    let mut first = Vec::with_capacity(window::HEADER_BYTES);
+    source.by_ref().take(window::HEADER_BYTES as u64).read_to_end(&mut first)?;
     let compression = Compression::detect(&first);
+    let room = match compression {
+        Compression::Zstd => Some(window::Room::take(&first)?),
+        Compression::None | Compression::Gzip => None,
+    };
     let whole = Cursor::new(first).chain(source);
     Ok(match compression {
         Compression::None => Box::new(whole),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(
             BufReader::with_capacity(READ_BYTES, whole),
         )),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(
-            BufReader::with_capacity(READ_BYTES, whole),
-        )?),
+        Compression::Zstd => {
+            let buffered = BufReader::with_capacity(READ_BYTES, whole);
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
+            let room = room.unwrap_or_default();
+            decoder.window_log_max(room.window_log())?;
+            Box::new(Roomy { decoder, _room: room })
+        }
     })
+}
+
+/// A decoder and the memory that it was given.
+struct Roomy<R> {
+    decoder: R,
+    _room: window::Room,
+}
+
+impl<R: Read> Read for Roomy<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.decoder.read(buf)
+    }
 }
 
 /// Notes whether an error came from the source or from the decompressor above it.

@@ -18,6 +18,7 @@ mod parents;
 mod spent;
 pub mod tar;
 mod whiteout;
+mod window;
 
 use std::{
     fs::File,

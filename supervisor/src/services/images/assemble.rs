@@ -140,9 +140,10 @@ impl Images {
         for (index, layer) in wanted.iter().enumerate() {
             let (inner, layer, source) = (Arc::clone(&self.inner), layer.clone(), source.clone());
             let (permits, reporter) = (Arc::clone(&permits), reporter.clone());
-            let stop = stop.flag();
+            let (stop, turns) = (stop.flag(), Arc::clone(&self.inner.turns));
             jobs.spawn(async move {
                 let _permit = permits.acquire_owned().await.expect("never closed");
+                let _turn = turns.acquire_owned().await.expect("never closed");
                 (index, layer::bring(inner, layer, source, stop, reporter).await)
             });
         }

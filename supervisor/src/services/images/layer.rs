@@ -10,7 +10,6 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use tokio::sync::mpsc;
 
 use super::{
     Error, Inner,
@@ -22,15 +21,12 @@ use crate::{
     drivers::{
         content::{ContentStore, Digest, Ingest, Prior},
         oci::Descriptor,
-        registry::Session,
+        registry::{self, PieceReceiver, Session},
         snapshots::{LayerRecord, NewLayer, Snapshotter},
         unpack::{self, Limits, Spent, Target, Unpacked, timed},
     },
     faultpoint,
 };
-
-/// Pieces of a download between the connection and the unpacker.
-const QUEUE_LEN: usize = 32;
 
 /// A layer that an image needs.
 #[derive(Clone, Debug)]
@@ -183,7 +179,7 @@ async fn download_once(
     };
     let offset = prior.as_ref().map_or(0, Prior::have);
     *went_on = offset > 0;
-    let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+    let (sender, receiver) = registry::pieces();
     let size = wanted.blob.size;
     let meter = Meter::new(reporter, wanted.blob.digest.to_string(), Stage::Downloading, size);
     let receiving = {
@@ -212,7 +208,7 @@ struct Incoming {
     /// What an earlier download has left.
     prior: Option<Prior>,
     /// The rest.
-    receiver: mpsc::Receiver<Bytes>,
+    receiver: PieceReceiver,
 }
 
 fn receive(
@@ -310,7 +306,7 @@ fn layer_error(blob: &Descriptor, source: unpack::Error) -> Error {
 
 /// Gives the bytes of a download to the content store and to the unpacker.
 struct Tee {
-    receiver: mpsc::Receiver<Bytes>,
+    receiver: PieceReceiver,
     /// What an earlier download has left, which goes first.
     prior: Option<Prior>,
     current: Bytes,

@@ -32,7 +32,7 @@ use std::{
 };
 
 use oci_spec::image::ImageConfiguration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 pub use collect::Collected;
 pub use commit::{Commit, LayerSink};
@@ -117,8 +117,15 @@ struct Inner {
     making: locks::Making,
     layers: locks::Keyed,
     blobs: locks::Keyed,
+    /// Layers on their way at once, of all images: each has buffers of some megabytes.
+    turns: Arc<Semaphore>,
     /// Held from reading records to the commit that changes them.
     records: Mutex<()>,
+}
+
+/// A layer keeps two cores busy, and is as good as waiting for the disk with more than a few beside it.
+fn turns() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).clamp(3, 4)
 }
 
 impl std::fmt::Debug for Inner {
@@ -167,6 +174,7 @@ impl Images {
                 making: locks::Making::default(),
                 layers: locks::Keyed::default(),
                 blobs: locks::Keyed::default(),
+                turns: Arc::new(Semaphore::new(turns())),
                 records: Mutex::default(),
             }
         });
