@@ -47,9 +47,7 @@ impl Daemon {
         if let Some(child) = &mut self.child {
             return child.try_wait().context("wait for wharfd");
         }
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        Ok(matches!(state, None | Some('Z' | 'X')).then(ExitStatus::default))
+        Ok(has_ended(self.pid).then(ExitStatus::default))
     }
 
     /// Waits until it has ended by itself, with success.
@@ -85,4 +83,12 @@ impl Drop for Daemon {
             drop(child.wait());
         }
     }
+}
+
+/// Whether a process has ended, waited for by its parent or not.
+#[must_use]
+pub fn has_ended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, None | Some('Z' | 'X'))
 }

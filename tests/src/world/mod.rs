@@ -26,7 +26,7 @@ use crate::{
     leak::{Mark, Trace},
     wait,
 };
-pub use daemon::Daemon;
+pub use daemon::{Daemon, has_ended};
 
 /// What is not as usual in a world.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use wharf_tests::{
     api::Api,
     leak,
     wait::{self, PATIENCE},
-    world::{Options, World},
+    world::{Options, World, has_ended},
 };
 
 /// What came of doing it.
@@ -181,8 +181,13 @@ impl Faults {
         if answered && self.world.gone()?.is_none() {
             // The point may come after the answer; it may also not come at all, by a race.
             let mut api = self.world.api()?;
-            let settled = step.settled(&self.world, &mut api, ready).await;
-            if settled.is_ok() && self.visits(case) < case.nth {
+            let pid = self.world.daemon_pid()?;
+            // Who died will not settle anything: that is not waited for.
+            let settled = tokio::select! {
+                settled = step.settled(&self.world, &mut api, ready) => settled.is_ok(),
+                () = dead(pid) => false,
+            };
+            if settled && self.visits(case) < case.nth {
                 return Ok(false);
             }
         }
@@ -293,6 +298,13 @@ fn chosen(step: &str, cases: Vec<Case>) -> Vec<Case> {
     let shift = step.bytes().map(usize::from).sum::<usize>() % every;
     let matching = cases.into_iter().filter(|case| case.name().contains(&only));
     matching.enumerate().filter(|(n, _)| n % every == shift).map(|(_, case)| case).collect()
+}
+
+/// Until a child of ours has ended, whether it was waited for or not.
+async fn dead(pid: i32) {
+    while !has_ended(pid) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "told to whoever runs the tests")]
