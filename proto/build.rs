@@ -19,6 +19,7 @@ const TTRPC: &[&str] = &[
 /// The public API.
 #[cfg(feature = "grpc")]
 const GRPC: &[&str] = &[
+    "wharf/v1/care.proto",
     "wharf/v1/containers.proto",
     "wharf/v1/images.proto",
     "wharf/v1/registries.proto",

@@ -6,6 +6,7 @@
 mod args;
 mod attach;
 mod autostart;
+mod care;
 mod commit;
 mod context;
 mod debug;
@@ -152,6 +153,8 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         C::Events(args) => events::events(context, args).await,
         C::Info(args) => system::info(context, args).await,
         C::Version(args) => system::version(context, args).await,
+        C::Doctor(args) => care::doctor(context, args).await,
+        C::Backup(args) => care::backup(context, args).await,
         C::Upgrade(args) => upgrade::upgrade(context, args).await,
         // `flat` has replaced the groups by what is in them.
         C::Container(ContainerCommand { .. })

@@ -21,6 +21,7 @@
 mod address;
 mod backoff;
 mod calls;
+mod care;
 mod connection;
 mod error;
 mod link;
@@ -32,6 +33,7 @@ mod transfer;
 mod upgrade;
 
 pub use address::Address;
+pub use care::Backup;
 pub use connection::{Client, Namespace, Service, Tls, connect, connect_tls};
 pub use error::{Details, Error, FieldError, Refusal, Resource, TransportFailure};
 pub use registries::{Push, PushEvent};

@@ -184,6 +184,7 @@ struct File {
     default_network: Option<Network>,
     stop_timeout_seconds: Option<u64>,
     upgrade_timeout_seconds: Option<u64>,
+    metadata_copy_seconds: Option<u64>,
     default_runtime: Option<String>,
     runtimes: BTreeMap<String, RuntimeFile>,
     limits: LimitsFile,
@@ -251,6 +252,7 @@ const KEYS: &[&str] = &[
     "default_network",
     "stop_timeout_seconds",
     "upgrade_timeout_seconds",
+    "metadata_copy_seconds",
     "default_runtime",
     "runtimes",
     "limits",
@@ -336,6 +338,8 @@ pub struct Config {
     pub default_runtime: String,
     /// Programs of OCI runtimes and foreign shims by name.
     pub runtimes: BTreeMap<String, PathBuf>,
+    /// Between copies of the metadata.
+    pub metadata_copy_every: Duration,
     /// Calls with one answer at once.
     pub max_calls: usize,
     /// Streams, and calls that wait, at once.
@@ -411,6 +415,9 @@ impl Config {
             runtimes,
             max_calls: file.limits.calls.unwrap_or(1024),
             max_streams: file.limits.streams.unwrap_or(8192),
+            metadata_copy_every: Duration::from_secs(
+                file.metadata_copy_seconds.unwrap_or(300).max(1),
+            ),
             call_deadline: Duration::from_secs(file.limits.call_seconds.unwrap_or(600).max(1)),
             root: absolute("root", over.root.or(file.root).unwrap_or("/var/lib/wharf".into()))?,
             state,

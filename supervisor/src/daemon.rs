@@ -1,5 +1,6 @@
 //! The daemon from its start to its end: folders, lock, store, services, listener.
 
+mod care;
 mod error;
 mod listen;
 mod lock;
@@ -15,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+pub use care::{check, restore};
 pub use error::Error;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -45,6 +47,7 @@ use crate::{
     ids::Namespace,
     services::{
         containers::{Containers, Defaults, Table, TableUsers, Tools, Watched},
+        doctor::{self, Doctor},
         events::Events,
         images::Images,
         requests::Requests,
@@ -338,9 +341,13 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
     let (bundles, logs) = (config.state.join("c"), config.root.join("logs"));
     make_folder(&bundles)?;
     make_folder(&logs)?;
-    let store = Store::open(&config.root.join("meta"))?;
+    let care::Opened { store, set_aside, is_anew } = care::open(&config.root)?;
     faultpoint::reach_blocking("startup.store.opened");
     let events = Events::new(store.clone());
+    doctor::tell(&store, &events, &set_aside)?;
+    // Ends with the daemon.
+    let copies = (store.clone(), config.root.clone(), config.metadata_copy_every);
+    tokio::spawn(care::keep_copies(copies.0, copies.1, copies.2));
     let requests = Requests::load(store.clone()).map_err(Error::Store)?;
     let snapshots = snapshotter(config, &store)?;
     let table = Arc::new(Table::default());
@@ -349,7 +356,7 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
     let images = Images::with_registries(
         store.clone(),
         events.clone(),
-        content,
+        content.clone(),
         Arc::clone(&snapshots),
         config.registries.clone(),
     );
@@ -357,8 +364,21 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
     let volumes =
         Volumes::open(&config.root, store.clone(), events.clone()).map_err(Error::Volumes)?;
     volumes.set_users(Arc::new(TableUsers(Arc::clone(&table))));
-    volumes.sweep().map_err(Error::Volumes)?;
+    let needs_all = doctor::needs_all(&config.root);
+    if is_anew {
+        volumes.take_in_again().map_err(Error::Volumes)?;
+    }
+    if !needs_all {
+        volumes.sweep().map_err(Error::Volumes)?;
+    }
     let (removed, orphans) = mpsc::channel(REMOVED_LEN);
+    let doctor = Doctor {
+        store: store.clone(),
+        content,
+        root: config.root.clone(),
+        state: config.state.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+    };
     let tools = Arc::new(Tools {
         store,
         events: events.clone(),
@@ -392,13 +412,19 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
     };
     let containers = Containers::load(tools, images.clone(), defaults)?;
     faultpoint::reach_blocking("startup.containers.taken.up");
-    if containers.set_aside() == 0 {
-        images.sweep(&containers.ids()).map_err(Error::Images)?;
+    let needs_all = needs_all || containers.set_aside() > 0;
+    images.forbid_collection(needs_all);
+    if !needs_all {
+        images.sweep(&containers.ids(), &containers.mounted()).map_err(Error::Images)?;
+    }
+    if is_anew {
+        // Ends when all images are there.
+        tokio::spawn(doctor::find_images(images.clone(), containers.images_known_as()));
     }
     // Ends with the daemon.
     tokio::spawn(images.clone().keep_below(config.gc, config.root.clone()));
     let system =
-        System::new(Arc::clone(config), containers.clone(), images.clone(), shim, upgrades);
+        System::new(Arc::clone(config), containers.clone(), images.clone(), shim, upgrades, doctor);
     Ok(Services { events, images, containers, volumes, system, requests })
 }
 

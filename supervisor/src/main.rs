@@ -40,6 +40,15 @@ struct Flags {
     /// The shim's program [default: beside wharfd, else in PATH]
     #[arg(long, value_name = "FILE", env = "WHARF_SHIM")]
     shim: Option<PathBuf>,
+    /// Read all that is kept, say what is wrong with it, and end: 1 if anything is
+    #[arg(long)]
+    check: bool,
+    /// With --check: set aside what can't be understood, take away what is nobody's
+    #[arg(long, requires = "check")]
+    repair: bool,
+    /// Make the metadata from a backup (`wharf system backup`, <root>/meta.last.backup), and end
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    restore: Option<PathBuf>,
     /// Say what this program is to a wharfd that is to be replaced by it
     #[arg(long, hide = true)]
     handover_version: bool,
@@ -52,6 +61,7 @@ pub(crate) fn main() -> ExitCode {
         println!("{}", daemon::identity());
         return ExitCode::SUCCESS;
     }
+    let (check, repair, restore) = (flags.check, flags.repair, flags.restore);
     let overrides = Overrides {
         file: flags.config,
         root: flags.root,
@@ -65,6 +75,22 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return complain(&error),
     };
     start_log(&config);
+    if check {
+        return match daemon::check(&config, repair, &mut |line| println!("{line}")) {
+            Ok(0) => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => complain(&error),
+        };
+    }
+    if let Some(backup) = restore {
+        return match daemon::restore(&config, &backup) {
+            Ok(records) => {
+                println!("{records} records restored");
+                ExitCode::SUCCESS
+            }
+            Err(error) => complain(&error),
+        };
+    }
     match daemon::main(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error),

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cli::{
     attach::{AttachArgs, StartArgs},
+    care::{BackupArgs, DoctorArgs},
     commit::{CommitArgs, HistoryArgs},
     events::EventsArgs,
     exec::ExecArgs,
@@ -160,6 +161,10 @@ pub(crate) enum Command {
     Df(DfArgs),
     #[command(hide = true)]
     Upgrade(UpgradeArgs),
+    #[command(skip)]
+    Doctor(DoctorArgs),
+    #[command(skip)]
+    Backup(BackupArgs),
     /// Commands on containers, by their long names
     Container(ContainerCommand),
     /// Commands on images, by their long names
@@ -240,6 +245,8 @@ enum SystemVerb {
     Events(EventsArgs),
     Version(VersionArgs),
     Upgrade(UpgradeArgs),
+    Doctor(DoctorArgs),
+    Backup(BackupArgs),
 }
 
 impl Command {
@@ -289,6 +296,8 @@ impl Command {
                 SystemVerb::Events(args) => Self::Events(args),
                 SystemVerb::Version(args) => Self::Version(args),
                 SystemVerb::Upgrade(args) => Self::Upgrade(args),
+                SystemVerb::Doctor(args) => Self::Doctor(args),
+                SystemVerb::Backup(args) => Self::Backup(args),
             },
             flat => flat,
         }

@@ -60,14 +60,14 @@ pub(crate) async fn save(context: &Context, args: SaveArgs) -> Result<u8> {
 
 /// Where the archive goes. A file gets its name when it is whole; a device or pipe has its name and
 /// keeps it.
-enum Target {
+pub(crate) enum Target {
     Stdout,
     Open(File),
     Part { file: File, part: PathBuf, path: PathBuf, whole: bool },
 }
 
 impl Target {
-    fn open(path: Option<&Path>) -> Result<Self> {
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self::Stdout) };
         // What a link points to is replaced, not the link.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -82,7 +82,7 @@ impl Target {
         Ok(Self::Part { file, part, path, whole: false })
     }
 
-    fn write(&mut self, piece: &[u8]) -> Result<()> {
+    pub(crate) fn write(&mut self, piece: &[u8]) -> Result<()> {
         match self {
             Self::Stdout => output::written(io::stdout().lock().write_all(piece)),
             Self::Open(file) => file.write_all(piece).context("write the archive"),
@@ -92,7 +92,7 @@ impl Target {
         }
     }
 
-    fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         match &mut self {
             Self::Stdout => output::written(io::stdout().flush()),
             Self::Open(_) => Ok(()),

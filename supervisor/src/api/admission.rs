@@ -34,8 +34,9 @@ use wharf_proto::{kind::Kind, v1};
 use super::native::status::from_fault;
 use crate::fault::Fault;
 
-/// Calls with one answer that wait for a container, for as long as the caller wants.
-const WAITING: &[&str] = &["Wait", "Stop", "Restart"];
+/// Calls with one answer that wait for a container, or read all there is, for as long as the caller
+/// wants.
+const WAITING: &[&str] = &["Wait", "Stop", "Restart", "Doctor"];
 
 /// How much is let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,11 @@
 //! What acts on the kernel, the disk and the network; each behind a narrow interface.
 
 pub mod archive;
+pub mod aside;
 pub mod content;
 pub mod handover;
 pub mod host;
+pub mod leftovers;
 pub mod logs;
 pub mod memory;
 pub mod oci;

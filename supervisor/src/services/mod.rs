@@ -2,6 +2,7 @@
 
 pub mod containers;
 pub mod disk;
+pub mod doctor;
 pub mod events;
 pub mod images;
 pub mod prune;

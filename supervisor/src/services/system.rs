@@ -1,11 +1,26 @@
 //! What this supervisor and its host are.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::PathBuf,
+    sync::Arc,
+};
 
-use super::{containers::Containers, events::now_unix_ns, images::Images, upgrade::Upgrades};
+use super::{
+    containers::Containers,
+    doctor::{self, Depth, Doctor, Finding, Repaired},
+    events::now_unix_ns,
+    images::Images,
+    upgrade::Upgrades,
+};
 use crate::{
     config::{Config, Network},
-    drivers::host::Host,
+    drivers::{aside::Aside, host::Host},
+    fault,
+    ids::Namespace,
+    store::{self, Extent},
 };
 
 /// How the host's cgroups are mounted.
@@ -93,7 +108,19 @@ pub struct System {
     images: Images,
     shim: PathBuf,
     upgrades: Upgrades,
+    doctor: Doctor,
     started_unix_ns: i64,
+}
+
+/// What was found wrong, and what came of it.
+#[derive(Debug)]
+pub struct Report {
+    /// What is wrong; after a repair, what still is.
+    pub findings: Vec<Finding>,
+    /// What a repair has tried.
+    pub repaired: Vec<Repaired>,
+    /// Things that were set aside and settled.
+    pub settled: usize,
 }
 
 impl System {
@@ -105,8 +132,68 @@ impl System {
         images: Images,
         shim: PathBuf,
         upgrades: Upgrades,
+        doctor: Doctor,
     ) -> Self {
-        Self { config, containers, images, shim, upgrades, started_unix_ns: now_unix_ns() }
+        let started_unix_ns = now_unix_ns();
+        Self { config, containers, images, shim, upgrades, doctor, started_unix_ns }
+    }
+
+    /// What is wrong, and with `repair`, what can be done about it.
+    ///
+    /// # Errors
+    /// When the metadata can't be read.
+    pub async fn examine(&self, depth: Depth, repair: bool) -> Result<Report, store::Error> {
+        let findings = self.look(depth).await?;
+        let mut report = Report { findings, repaired: Vec::new(), settled: 0 };
+        if repair {
+            let (doctor, containers) = (self.doctor.clone(), self.containers.clone());
+            let runtime = tokio::runtime::Handle::current();
+            let finish = move |namespace: &str, id: &str| {
+                let namespace: Namespace =
+                    namespace.parse().map_err(|e: crate::ids::IdError| e.to_string())?;
+                let removal = containers.delete(&namespace, id, false, false);
+                runtime.block_on(removal).map_err(|e| fault::chain(&e))
+            };
+            let findings = report.findings;
+            let repair = tokio::task::spawn_blocking(move || doctor.repair(&findings, finish));
+            report.repaired = repair.await.expect("a repair does not panic");
+            let needs_all = doctor::needs_all(&self.config.root);
+            self.images.forbid_collection(needs_all);
+            if let Err(error) = self.images.collect().await {
+                tracing::warn!(error = fault::chain(&error), "garbage not collected");
+            }
+            report.findings = self.look(Depth::Names).await?;
+        }
+        let both = [&self.config.root, &self.config.state];
+        report.settled = both.map(|base| Aside::of(base).settled()).iter().sum();
+        Ok(report)
+    }
+
+    async fn look(&self, depth: Depth) -> Result<Vec<Finding>, store::Error> {
+        let doctor = self.doctor.clone();
+        let looked = tokio::task::spawn_blocking(move || doctor.examine_twice(depth));
+        looked.await.expect("looking does not panic")
+    }
+
+    /// All metadata in a file that has no name any more, at its beginning. Blocks.
+    ///
+    /// # Errors
+    /// When it can't be written, as on a full disk.
+    pub fn backup(&self) -> Result<File, store::Error> {
+        use io::Seek as _;
+        let path = self.config.root.join(format!("meta.{}.backup", std::process::id()));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|file| fs::remove_file(&path).map(|()| file))
+            .map_err(store::Error::Backup)?;
+        let (mut file, _) = self.doctor.store.backup(file, Extent::All)?;
+        file.rewind().map_err(store::Error::Backup)?;
+        Ok(file)
     }
 
     /// Replacing this supervisor.

@@ -3,6 +3,7 @@
 //! ```text
 //! {"wharf-backup":1,"schema":2}
 //! {"tree":"containers","key":"<hexadecimal>","value":"<the record in JSON, as text>"}
+//! {"tree":"containers","key":"<hexadecimal>","bytes":"<what is no text, hexadecimal>"}
 //! {"records":17,"sha256":"<of all lines before>"}
 //! ```
 
@@ -11,7 +12,7 @@ use std::io::{BufRead, Write};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, schema::META_TREE};
+use super::{Error, JOURNAL, schema::META_TREE};
 
 const FORMAT: u32 = 1;
 /// sled's own tree, which is always there.
@@ -45,7 +46,10 @@ struct Head {
 struct Line {
     tree: String,
     key: String,
-    value: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bytes: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,21 +58,17 @@ struct Tail {
     sha256: String,
 }
 
-/// All records of a store that nobody writes to meanwhile.
-pub(super) fn copy(db: &sled::Db) -> Result<Vec<Raw>, Error> {
-    let mut all = Vec::new();
-    for name in db.tree_names() {
-        let tree = String::from_utf8_lossy(&name).into_owned();
-        if name.as_ref() == DEFAULT_TREE || tree == META_TREE {
-            continue;
-        }
-        for item in &db.open_tree(&name).map_err(Error::Read)? {
-            let (key, value) = item.map_err(Error::Read)?;
-            all.push(Raw { tree: tree.clone(), key: key.to_vec(), value: value.to_vec() });
-        }
-    }
-    Ok(all)
+/// How much a backup holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Everything.
+    All,
+    /// Everything but the journal's older part.
+    Brief,
 }
+
+/// Of the journal, in a brief backup.
+const BRIEF_EVENTS: usize = 1000;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -81,7 +81,14 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
 
-pub(super) fn write(records: &[Raw], schema: u32, out: &mut dyn Write) -> Result<Summary, Error> {
+/// Writes the records of a store that nobody writes to meanwhile, one after the other: what is in
+/// memory does not grow with them.
+pub(super) fn write(
+    db: &sled::Db,
+    schema: u32,
+    extent: Extent,
+    out: &mut dyn Write,
+) -> Result<Summary, Error> {
     let mut hash = Sha256::new();
     let mut line = |line: Vec<u8>, hash: &mut Sha256| {
         hash.update(&line);
@@ -89,11 +96,30 @@ pub(super) fn write(records: &[Raw], schema: u32, out: &mut dyn Write) -> Result
         out.write_all(&line).and_then(|()| out.write_all(b"\n")).map_err(Error::Backup)
     };
     line(json(&Head { format: FORMAT, schema }), &mut hash)?;
-    for record in records {
-        let value = String::from_utf8_lossy(&record.value).into_owned();
-        line(json(&Line { tree: record.tree.clone(), key: hex(&record.key), value }), &mut hash)?;
+    let mut records = 0;
+    for name in db.tree_names() {
+        // Names of ours are text.
+        let Ok(tree) = std::str::from_utf8(&name) else { continue };
+        if name.as_ref() == DEFAULT_TREE || tree == META_TREE {
+            continue;
+        }
+        let opened = db.open_tree(&name).map_err(Error::Read)?;
+        let from = match extent {
+            Extent::Brief if tree == JOURNAL => {
+                let oldest = opened.iter().keys().rev().take(BRIEF_EVENTS).last();
+                oldest.transpose().map_err(Error::Read)?.unwrap_or_default()
+            }
+            _ => sled::IVec::default(),
+        };
+        for item in opened.range(from..) {
+            let (key, value) = item.map_err(Error::Read)?;
+            let text = std::str::from_utf8(&value).ok().map(str::to_owned);
+            let bytes = text.is_none().then(|| hex(&value));
+            let record = Line { tree: tree.into(), key: hex(&key), value: text, bytes };
+            line(json(&record), &mut hash)?;
+            records += 1;
+        }
     }
-    let records = records.len() as u64;
     let sha256 = hex(&hash.clone().finalize());
     line(json(&Tail { records, sha256 }), &mut hash)?;
     out.flush().map_err(Error::Backup)?;
@@ -131,9 +157,15 @@ pub(super) fn read(source: impl BufRead) -> Result<(u32, Vec<Raw>), Error> {
         let parsed: Line =
             serde_json::from_slice(&line).map_err(|_| bad(number, "not a record"))?;
         let key = unhex(&parsed.key).ok_or_else(|| bad(number, "not a key"))?;
+        let value = match (parsed.value, parsed.bytes) {
+            (Some(text), None) => Some(text.into_bytes()),
+            (None, Some(bytes)) => unhex(&bytes),
+            _ => None,
+        };
+        let value = value.ok_or_else(|| bad(number, "not a value"))?;
         hash.update(&line);
         hash.update(b"\n");
-        records.push(Raw { tree: parsed.tree, key, value: parsed.value.into_bytes() });
+        records.push(Raw { tree: parsed.tree, key, value });
     }
     Err(bad(records.len() + 2, "it ends too early"))
 }

@@ -67,7 +67,7 @@ pub enum Error {
     #[error("the disk of the metadata is full: free some space; stop, delete and list still work")]
     Full,
     /// The file is damaged.
-    #[error("the metadata in {} is damaged", folder.display())]
+    #[error("the metadata in {} is damaged: {problem}", folder.display())]
     Damaged {
         /// Which.
         folder: PathBuf,
@@ -100,6 +100,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is the files themselves that are no good: whoever sets them aside can begin anew.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::NoSchema)
+    }
+
     pub(super) fn folder(folder: &Path, source: io::Error) -> Self {
         Self::Folder { folder: folder.into(), source }
     }

@@ -11,21 +11,26 @@ mod backup;
 mod error;
 mod record;
 mod schema;
+mod snapshots;
 mod space;
 mod writer;
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead, Write},
+    io::{self, BufRead},
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
 };
 
-pub use backup::Summary;
+pub use backup::{Extent, Summary};
 pub use error::Error;
 pub use record::{Appended, Durability, Ops, Record};
 pub use schema::SCHEMA;
-pub use space::Need;
+pub use space::{Need, forget_reserve};
 use tokio::sync::oneshot;
 
 use writer::{Message, Observer, Request, Writer};
@@ -34,12 +39,17 @@ use writer::{Message, Observer, Request, Writer};
 /// 1,000 containers' records are 4 MiB, and what is asked for most is in memory anyway.
 const CACHE_BYTES: u64 = 4 << 20;
 
+/// Tree of the journal, which is most of a store.
+const JOURNAL: &str = "events";
+
 /// A handle to the one store; clones share it.
 #[derive(Clone, Debug)]
 pub struct Store {
     db: sled::Db,
     requests: mpsc::Sender<Message>,
     observer: Arc<Observer>,
+    commits: Arc<AtomicU64>,
+    durable: Arc<AtomicU64>,
 }
 
 impl Store {
@@ -48,16 +58,29 @@ impl Store {
     /// # Errors
     /// When it can't be read or was written by a newer version.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(folder).map_err(|e| Error::folder(folder, e))?;
+        let damaged = |problem: String| Error::Damaged { folder: folder.into(), problem };
+        fs::create_dir_all(folder).map_err(|e| match folder.symlink_metadata() {
+            Ok(meta) if !meta.is_dir() => damaged("it is no folder".into()),
+            _ => Error::folder(folder, e),
+        })?;
+        snapshots::remove_unfinished(folder).map_err(|e| Error::folder(folder, e))?;
         let db = match open_db(folder) {
             Err(Error::Open { source, .. })
                 if space::is_full(&source) && space::give_up_reserve(folder) =>
             {
+                snapshots::remove_unfinished(folder).map_err(|e| Error::folder(folder, e))?;
                 open_db(folder)
+            }
+            Err(error @ Error::Damaged { .. }) => {
+                snapshots::without(folder, || open_db(folder)).unwrap_or(Err(error))
             }
             opened => opened,
         }?;
+        if schema::of(&db)?.is_none() && space::was_here(folder) {
+            return Err(damaged("it is empty, and was not".into()));
+        }
         schema::migrate(&db, folder)?;
+        readable(&db).map_err(damaged)?;
         // What recovery wrote must not be lost to a power cut after we have answered from it.
         let log = File::options().read(true).write(true).open(folder.join("db"));
         let log = log.map_err(|e| Error::folder(folder, e))?;
@@ -67,8 +90,16 @@ impl Store {
         }
         space::make_reserve(folder);
         let observer = Arc::new(Observer::default());
-        let requests = Writer::spawn(db.clone(), log, Arc::clone(&observer))?;
-        Ok(Self { db, requests, observer })
+        let (commits, durable) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
+        let requests = Writer::spawn(
+            db.clone(),
+            log,
+            folder,
+            Arc::clone(&observer),
+            Arc::clone(&commits),
+            Arc::clone(&durable),
+        )?;
+        Ok(Self { db, requests, observer, commits, durable })
     }
 
     /// Called on the writer's thread with what each commit appended, in order, once it is durable.
@@ -99,16 +130,16 @@ impl Store {
         answer.blocking_recv().map_err(|_| Error::WriterGone)?
     }
 
-    /// Writes all records as of one moment to `out`. Commits wait while they are copied, not while
-    /// they are written. Blocks.
+    /// Writes all records as of one moment into a file, which is given back at its end. Commits wait
+    /// meanwhile. Not flushed to the disk. Blocks.
     ///
     /// # Errors
     /// When the store can't be read or `out` not be written.
-    pub fn backup(&self, out: &mut dyn Write) -> Result<Summary, Error> {
+    pub fn backup(&self, out: File, extent: Extent) -> Result<(File, Summary), Error> {
         let (done, answer) = oneshot::channel();
-        self.requests.send(Message::Copy(done)).map_err(|_| Error::WriterGone)?;
-        let records = answer.blocking_recv().map_err(|_| Error::WriterGone)??;
-        backup::write(&records, SCHEMA, out)
+        let message = Message::Backup { out, extent, done };
+        self.requests.send(message).map_err(|_| Error::WriterGone)?;
+        answer.blocking_recv().map_err(|_| Error::WriterGone)?
     }
 
     /// Makes a store in `folder`, which has none, from a backup. All of it or nothing. Blocks.
@@ -146,29 +177,60 @@ impl Store {
         Ok(Summary { schema, records: records.len() as u64 })
     }
 
-    /// Keys and bytes of all records of all kinds, for a check of the whole.
+    /// Records of a kind that can't be read: what is wrong with each.
     ///
     /// # Errors
-    /// When a tree can't be opened or read.
-    pub fn visit_all(&self, mut visit: impl FnMut(&str, &[u8], &[u8])) -> Result<(), Error> {
-        for raw in backup::copy(&self.db)? {
-            visit(&raw.tree, &raw.key, &raw.value);
+    /// When the tree can't be read.
+    pub fn unreadable<R: Record>(&self) -> Result<Vec<Unreadable>, Error> {
+        let mut found = Vec::new();
+        for item in &self.tree::<R>()? {
+            let (key, bytes) = item.map_err(Error::Read)?;
+            if let Err(error) = record::decode::<R>(&key, &bytes) {
+                let problem = crate::fault::chain(&error);
+                found.push(Unreadable { tree: R::TREE, key: key.to_vec(), problem });
+            }
         }
-        Ok(())
+        Ok(found)
     }
 
-    /// Takes a record out, whatever is in it; gives its bytes. For one that can't be read.
+    /// Bytes of a record, whatever is in it.
     ///
     /// # Errors
-    /// When the store can't be read or changed.
-    pub fn take_raw(&self, tree: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let found = self.db.open_tree(tree).map_err(Error::Read)?.get(key).map_err(Error::Read)?;
-        let Some(found) = found else { return Ok(None) };
+    /// When the store can't be read.
+    pub fn raw(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let tree = self.db.open_tree(tree).map_err(Error::Read)?;
+        Ok(tree.get(key).map_err(Error::Read)?.map(|bytes| bytes.to_vec()))
+    }
+
+    /// Takes a record out, whatever is in it. For one that can't be read.
+    ///
+    /// # Errors
+    /// When the store can't be changed.
+    pub fn remove_raw(&self, tree: &'static str, key: &[u8]) -> Result<(), Error> {
         let mut ops = Ops::new();
         ops.needs(Need::Removal);
         ops.delete_raw(tree, key);
-        self.commit_blocking(ops, Durability::Power)?;
-        Ok(Some(found.to_vec()))
+        self.commit_blocking(ops, Durability::Power)
+    }
+
+    /// Number of the last event of the journal.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn last_number(&self) -> Result<u64, Error> {
+        writer::last_sequence(&self.db.open_tree(JOURNAL).map_err(Error::Read)?)
+    }
+
+    /// Number of the last event that is known to survive the end of power.
+    #[must_use]
+    pub fn durable_number(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// How many commits this process has made.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
     }
 
     /// One record, if it is there.
@@ -242,22 +304,70 @@ pub fn released(folder: &Path, limit: std::time::Duration) -> bool {
     }
 }
 
+/// A record that can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its kind.
+    pub tree: &'static str,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
 /// Opens sled. What it can't make sense of it may also panic about.
 fn open_db(folder: &Path) -> Result<sled::Db, Error> {
+    let damaged = |problem: String| Error::Damaged { folder: folder.into(), problem };
     let open =
         || sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(None).open();
-    let damaged = |problem: String| Error::Damaged { folder: folder.into(), problem };
-    match std::panic::catch_unwind(open) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(e @ (sled::Error::Corruption { .. } | sled::Error::Unsupported(_)))) => {
-            Err(damaged(e.to_string()))
+    match caught(open).map_err(damaged)? {
+        Ok(db) => Ok(db),
+        Err(e) if is_damage(&e) => Err(damaged(e.to_string())),
+        Err(source) => Err(Error::Open { folder: folder.into(), source }),
+    }
+}
+
+/// Reads all but the journal, of which the two ends: what can't be read is found now, and not by
+/// whoever asks for it first.
+fn readable(db: &sled::Db) -> Result<(), String> {
+    let walk = || -> sled::Result<()> {
+        for name in db.tree_names() {
+            let tree = db.open_tree(&name)?;
+            if name.as_ref() == JOURNAL.as_bytes() {
+                tree.first()?;
+                tree.last()?;
+            } else {
+                tree.iter().try_for_each(|item| item.map(drop))?;
+            }
         }
-        Ok(Err(source)) => Err(Error::Open { folder: folder.into(), source }),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            Err(damaged(text.unwrap_or_else(|| "sled panicked".into())))
-        }
+        Ok(())
+    };
+    caught(walk)?.map_err(|e| e.to_string())
+}
+
+fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        text.unwrap_or_else(|| "sled panicked".into())
+    })
+}
+
+/// Whether an error of sled's tells of its files, and not of the disk, the memory or another process.
+fn is_damage(error: &sled::Error) -> bool {
+    match error {
+        sled::Error::Corruption { .. }
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::CollectionNotFound(_) => true,
+        sled::Error::Io(e) => matches!(
+            e.kind(),
+            io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::InvalidData
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::IsADirectory
+        ),
     }
 }
 

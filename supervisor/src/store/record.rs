@@ -95,6 +95,15 @@ impl Ops {
         self.need = need;
     }
 
+    /// Bytes of all values.
+    pub(super) fn bytes(&self) -> u64 {
+        let len = |op: &Op| match op {
+            Op::Put { value, .. } | Op::Append { value, .. } => value.len() as u64,
+            Op::Delete { .. } => 0,
+        };
+        self.ops.iter().map(len).sum()
+    }
+
     pub(super) fn delete_raw(&mut self, tree: &'static str, key: &[u8]) {
         self.ops.push(Op::Delete { tree, key: key.to_vec() });
     }

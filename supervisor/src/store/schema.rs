@@ -67,7 +67,7 @@ fn keep_old(db: &sled::Db, folder: &Path, schema: u32) -> Result<(), Error> {
     let path = folder.with_extension(format!("schema-{schema}.backup"));
     let file = File::create(&path).map_err(|e| Error::folder(&path, e))?;
     let mut out = BufWriter::new(file);
-    backup::write(&backup::copy(db)?, schema, &mut out)?;
+    backup::write(db, schema, backup::Extent::All, &mut out)?;
     let file = out.into_inner().map_err(|e| Error::folder(&path, e.into_error()))?;
     file.sync_all().map_err(|e| Error::folder(&path, e))
 }

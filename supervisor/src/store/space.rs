@@ -20,6 +20,13 @@ const AHEAD: u64 = 16 << 20;
 const REFILL_AT: u64 = 12 << 20;
 /// What only removals may use.
 const LAST: u64 = 4 << 20;
+/// What one group of commits needs at most, more or less.
+const LEAST: u64 = 256 << 10;
+/// Has to be free for new things beside what is kept: sled writes what is large (a page of 128 KiB or
+/// more) into files of their own.
+const FREE: u64 = 1 << 20;
+/// Commits that may lead to such files.
+const LARGE: u64 = 32 << 10;
 /// Size of the reserve file.
 const RESERVE: u64 = 4 << 20;
 
@@ -31,7 +38,7 @@ pub enum Need {
     /// What happens to things that are there: refused when even what is kept ahead runs low.
     #[default]
     Change,
-    /// Things taken away: never refused.
+    /// Things taken away: refused only when they would not even fit into what is kept.
     Removal,
 }
 
@@ -42,11 +49,12 @@ pub(super) struct Space {
     end: u64,
     /// The file system can't keep blocks ahead.
     unsupported: bool,
+    folder: PathBuf,
 }
 
 impl Space {
-    pub(super) fn new(file: &File) -> Self {
-        let mut space = Self { end: 0, unsupported: false };
+    pub(super) fn new(file: &File, folder: &Path) -> Self {
+        let mut space = Self { end: 0, unsupported: false, folder: folder.into() };
         // Whether it fits shows at the first commit.
         let _ = space.refill(file);
         space
@@ -58,35 +66,46 @@ impl Space {
         if self.unsupported || left > REFILL_AT {
             return Ok(left);
         }
-        match fallocate(file, FallocateFlags::KEEP_SIZE, len, AHEAD) {
-            Ok(()) => self.end = len + AHEAD,
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-                self.unsupported = true;
-                return Ok(AHEAD);
+        // Less, if that is all there is: what is left may still do.
+        let mut ahead = AHEAD;
+        while ahead >= LEAST && ahead > left {
+            match fallocate(file, FallocateFlags::KEEP_SIZE, len, ahead) {
+                Ok(()) => {
+                    self.end = len + ahead;
+                    return Ok(ahead);
+                }
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                    self.unsupported = true;
+                    return Ok(AHEAD);
+                }
+                Err(_) => ahead /= 2,
             }
-            // Full. What is left may still do.
-            Err(_) => return Ok(left),
         }
-        Ok(AHEAD)
+        Ok(left)
     }
 
-    /// Whether there is room for a commit.
-    pub(super) fn has_room(&mut self, file: &File, need: Need) -> bool {
+    /// Whether there is room for a commit of so many bytes.
+    pub(super) fn has_room(&mut self, file: &File, need: Need, bytes: u64) -> bool {
         // Where it can't be known, the commit itself says so.
         let Ok(left) = self.refill(file) else { return true };
         if self.unsupported {
-            return need == Need::Removal || has_free(file);
+            return need == Need::Removal || has_free(file, LAST);
+        }
+        if bytes > LARGE && need != Need::Growth && !has_free(file, FREE + 4 * bytes) {
+            // The last resort: to be made again when there is space.
+            give_up_reserve(&self.folder);
         }
         match need {
-            Need::Growth => left > REFILL_AT,
+            Need::Growth => left > REFILL_AT && has_free(file, FREE + 4 * bytes),
             Need::Change => left > LAST,
-            Need::Removal => true,
+            // Not even that: to begin a write that does not fit would end the process.
+            Need::Removal => left >= LEAST,
         }
     }
 }
 
-fn has_free(file: &File) -> bool {
-    rustix::fs::fstatvfs(file).map_or(true, |stat| stat.f_bavail * stat.f_frsize > LAST)
+fn has_free(file: &File, bytes: u64) -> bool {
+    rustix::fs::fstatvfs(file).map_or(true, |stat| stat.f_bavail * stat.f_frsize > bytes)
 }
 
 fn reserve_path(folder: &Path) -> PathBuf {
@@ -115,6 +134,16 @@ pub(super) fn make_reserve(folder: &Path) {
         let _ = fs::remove_file(&path);
         tracing::warn!(path = %path.display(), %error, "no reserve for a full disk");
     }
+}
+
+/// The store that a reserve was made for has been moved away.
+pub fn forget_reserve(folder: &Path) {
+    let _ = give_up_reserve(folder);
+}
+
+/// Whether a store was opened here before: the reserve is made at its first opening.
+pub(super) fn was_here(folder: &Path) -> bool {
+    reserve_path(folder).exists()
 }
 
 /// Whether an error says that the disk is full.

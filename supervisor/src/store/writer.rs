@@ -5,7 +5,14 @@ use std::{
     convert::Infallible,
     fmt,
     fs::File,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    io::BufWriter,
+    panic,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
 };
 
@@ -13,8 +20,8 @@ use sled::Transactional as _;
 use tokio::sync::oneshot;
 
 use super::{
-    Error,
-    backup::{self, Raw},
+    Error, JOURNAL, SCHEMA,
+    backup::{self, Extent, Summary},
     record::{Appended, Durability, Op, Ops},
     space::Space,
 };
@@ -32,8 +39,12 @@ pub(super) struct Request {
 /// What the writer is asked for.
 pub(super) enum Message {
     Commit(Request),
-    /// A copy of all records, with no commit half way.
-    Copy(oneshot::Sender<Result<Vec<Raw>, Error>>),
+    /// All records into a file, with no commit half way.
+    Backup {
+        out: File,
+        extent: Extent,
+        done: oneshot::Sender<Result<(File, Summary), Error>>,
+    },
 }
 
 type Observe = Box<dyn Fn(&Appended) + Send + Sync>;
@@ -68,44 +79,64 @@ pub(super) struct Writer {
     sequences: HashMap<&'static str, u64>,
     observer: Arc<Observer>,
     space: Space,
+    commits: Arc<AtomicU64>,
+    durable: Arc<AtomicU64>,
 }
 
 impl Writer {
     pub(super) fn spawn(
         db: sled::Db,
         log: File,
+        folder: &Path,
         observer: Arc<Observer>,
+        commits: Arc<AtomicU64>,
+        durable: Arc<AtomicU64>,
     ) -> Result<mpsc::Sender<Message>, Error> {
         let (sender, requests) = mpsc::channel();
-        let space = Space::new(&log);
-        let mut writer =
-            Self { db, log, trees: HashMap::new(), sequences: HashMap::new(), observer, space };
+        let space = Space::new(&log, folder);
+        let (trees, sequences) = (HashMap::new(), HashMap::new());
+        let mut writer = Self { db, log, trees, sequences, observer, space, commits, durable };
         thread::Builder::new()
             .name("store".into())
             .spawn(move || {
-                while let Ok(first) = requests.recv() {
-                    let mut group = Vec::new();
-                    for message in std::iter::once(first).chain(requests.try_iter().take(MAX_GROUP))
-                    {
-                        match message {
-                            Message::Commit(request) => writer.admit(request, &mut group),
-                            Message::Copy(done) => drop(done.send(backup::copy(&writer.db))),
-                        }
-                    }
-                    if let Err(error) = writer.commit(group) {
-                        // Nothing after this can be trusted to be kept: end, and recover at start.
+                let served = panic::AssertUnwindSafe(|| writer.serve(&requests));
+                match panic::catch_unwind(served) {
+                    Ok(Ok(())) => return,
+                    Ok(Err(error)) => {
                         tracing::error!(error = crate::fault::chain(&error), "metadata lost");
-                        std::process::abort();
                     }
+                    // What sled can't make sense of it may panic about; that has been told.
+                    Err(_) => tracing::error!("the thread that writes the metadata panicked"),
                 }
+                // Nothing after this can be trusted to be kept: end, and recover at start.
+                std::process::abort();
             })
             .map_err(Error::Thread)?;
         Ok(sender)
     }
 
+    /// Until nobody is there to ask for anything.
+    fn serve(&mut self, requests: &mpsc::Receiver<Message>) -> Result<(), Error> {
+        while let Ok(first) = requests.recv() {
+            let mut group = Vec::new();
+            for message in std::iter::once(first).chain(requests.try_iter().take(MAX_GROUP)) {
+                match message {
+                    Message::Commit(request) => self.admit(request, &mut group),
+                    Message::Backup { out, extent, done } => {
+                        drop(done.send(backup_to(&self.db, out, extent)));
+                    }
+                }
+            }
+            if !group.is_empty() {
+                self.commit(group)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a commit into the group, or refuses it because the disk is full.
     fn admit(&mut self, request: Request, group: &mut Vec<Request>) {
-        if self.space.has_room(&self.log, request.ops.need) {
+        if self.space.has_room(&self.log, request.ops.need, request.ops.bytes()) {
             group.push(request);
         } else {
             let _ = request.done.send(Err(Error::Full));
@@ -126,8 +157,12 @@ impl Writer {
         self.db.flush().map_err(Error::Read)?;
         if durability == Some(Durability::Power) {
             self.log.sync_data().map_err(|e| Error::folder("db".as_ref(), e))?;
+            if let Some(last) = self.sequences.get(JOURNAL) {
+                self.durable.store(*last, Ordering::Release);
+            }
         }
         faultpoint::reach_blocking("store.commit.durable");
+        self.commits.fetch_add(1, Ordering::AcqRel);
         self.observer.tell(&appended);
         for done in waiting {
             // The caller may have gone; the commit stands.
@@ -195,6 +230,13 @@ impl Writer {
         self.sequences.insert(name, last + 1);
         Ok(last + 1)
     }
+}
+
+fn backup_to(db: &sled::Db, out: File, extent: Extent) -> Result<(File, Summary), Error> {
+    let mut out = BufWriter::new(out);
+    let summary = backup::write(db, SCHEMA, extent, &mut out)?;
+    let file = out.into_inner().map_err(|e| Error::Backup(e.into_error()))?;
+    Ok((file, summary))
 }
 
 pub(super) fn last_sequence(tree: &sled::Tree) -> Result<u64, Error> {

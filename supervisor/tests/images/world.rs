@@ -73,7 +73,7 @@ impl World {
         let Self { dir, store, content, snapshots, images } = self;
         drop((store, content, snapshots, images));
         let world = Self::open(dir, Policy::default());
-        world.images.sweep(&Default::default()).expect("sweep");
+        world.images.sweep(&Default::default(), &[]).expect("sweep");
         world
     }
 

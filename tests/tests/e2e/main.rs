@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod care;
 mod cli;
 mod cli_terminal;
 mod commit;

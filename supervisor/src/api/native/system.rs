@@ -1,5 +1,7 @@
 //! wharf.v1.System.
 
+use std::io::Read as _;
+
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -16,6 +18,7 @@ use super::{
 use crate::services::{
     containers::Containers,
     disk,
+    doctor::{Depth, Finding},
     images::Images,
     system::System,
     upgrade::{self, Progress},
@@ -143,6 +146,46 @@ impl system_server::System for SystemApi {
         }))
     }
 
+    async fn doctor(
+        &self,
+        request: Request<v1::DoctorRequest>,
+    ) -> Result<Response<v1::DoctorResponse>, Status> {
+        let v1::DoctorRequest { repair, deep } = request.into_inner();
+        let depth = if deep { Depth::Bytes } else { Depth::Names };
+        let report = self.system.examine(depth, repair).await.map_err(|e| from_fault(&e))?;
+        let mut response = v1::DoctorResponse {
+            findings: report.findings.iter().map(finding).collect(),
+            settled: u32::try_from(report.settled).unwrap_or(u32::MAX),
+            ..Default::default()
+        };
+        for repaired in &report.repaired {
+            let message = finding(&repaired.finding);
+            match &repaired.problem {
+                None => response.repaired.push(message),
+                Some(remedy) => {
+                    response.failed.push(v1::Finding { remedy: remedy.clone(), ..message });
+                }
+            }
+        }
+        Ok(Response::new(response))
+    }
+
+    type BackupStream = ReceiverStream<Result<v1::BackupResponse, Status>>;
+
+    async fn backup(
+        &self,
+        _: Request<v1::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let (sender, receiver) = mpsc::channel(4);
+        let system = self.system.clone();
+        // Ends with the file, or with the caller.
+        tokio::task::spawn_blocking(move || match system.backup() {
+            Ok(file) => send_pieces(file, &sender),
+            Err(error) => drop(sender.blocking_send(Err(from_fault(&error)))),
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
     type UpgradeStream = ReceiverStream<Result<v1::UpgradeResponse, Status>>;
 
     async fn upgrade(
@@ -169,6 +212,38 @@ impl system_server::System for SystemApi {
         // Ends with the upgrade, or with the caller.
         tokio::spawn(tell_steps(steps, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// Bytes of one message of a backup.
+const PIECE: usize = 64 << 10;
+
+fn finding(found: &Finding) -> v1::Finding {
+    v1::Finding {
+        kind: found.subject.to_string(),
+        what: found.what.clone(),
+        problem: found.problem.clone(),
+        remedy: found.remedy.clone(),
+        repairable: found.is_repairable(),
+    }
+}
+
+/// Sends a file on, until its end or until nobody wants it. Blocks.
+fn send_pieces(mut file: std::fs::File, sender: &mpsc::Sender<Result<v1::BackupResponse, Status>>) {
+    loop {
+        let mut data = vec![0; PIECE];
+        let read = match file.read(&mut data) {
+            Ok(0) => return,
+            Ok(read) => read,
+            Err(error) => {
+                let _ = sender.blocking_send(Err(Status::internal(error.to_string())));
+                return;
+            }
+        };
+        data.truncate(read);
+        if sender.blocking_send(Ok(v1::BackupResponse { data })).is_err() {
+            return;
+        }
     }
 }
 

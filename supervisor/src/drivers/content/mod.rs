@@ -167,6 +167,23 @@ impl ContentStore {
         }
     }
 
+    /// All blobs that are here.
+    ///
+    /// # Errors
+    /// When a folder can't be read.
+    pub fn list(&self) -> Result<Vec<Blob>, Error> {
+        let mut blobs = Vec::new();
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            for path in list(&self.blobs(algorithm))? {
+                let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+                if let Ok(digest) = format!("{}:{name}", algorithm.as_str()).parse() {
+                    blobs.extend(self.stat(&digest)?);
+                }
+            }
+        }
+        Ok(blobs)
+    }
+
     /// Removes a blob; one that is not here is no error.
     ///
     /// # Errors

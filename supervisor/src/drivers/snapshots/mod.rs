@@ -220,11 +220,12 @@ pub trait Snapshotter: Debug + Send + Sync {
     fn flush(&self) -> Result<(), Error>;
 
     /// Removes layers with no record and read-write layers of containers that are not in
-    /// `containers`. Only before anything else uses the snapshotter.
+    /// `containers`. Layers that options in `mounted` name are in use by something that runs. What is
+    /// not ours is left alone. Only before anything else uses the snapshotter.
     ///
     /// # Errors
     /// When the folders or records can't be read.
-    fn sweep(&self, containers: &HashSet<ContainerId>) -> Result<(), Error>;
+    fn sweep(&self, containers: &HashSet<ContainerId>, mounted: &[String]) -> Result<(), Error>;
 }
 
 #[cfg(test)]

@@ -172,8 +172,8 @@ impl Snapshotter for Native {
         self.layers.flush()
     }
 
-    fn sweep(&self, containers: &HashSet<ContainerId>) -> Result<(), Error> {
-        self.layers.sweep(containers)
+    fn sweep(&self, containers: &HashSet<ContainerId>, mounted: &[String]) -> Result<(), Error> {
+        self.layers.sweep(containers, mounted)
     }
 }
 

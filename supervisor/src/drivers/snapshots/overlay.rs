@@ -240,19 +240,26 @@ impl Snapshotter for Overlay {
         flushed.map_err(|e| Error::io("flush", &self.root, e))
     }
 
-    fn sweep(&self, containers: &HashSet<ContainerId>) -> Result<(), Error> {
+    fn sweep(&self, containers: &HashSet<ContainerId>, mounted: &[String]) -> Result<(), Error> {
         let mut recorded = HashSet::new();
         for layer in self.store.all::<LayerRecord>()? {
             recorded.insert(layer?.1.number);
         }
         for number in numbers(&self.root.join("l"))? {
-            if !recorded.contains(&number) {
-                self.trash.take(&self.layer_folder(number))?;
+            let folder = self.layer_folder(number);
+            let inside = format!("{}/", folder.display());
+            let in_use = mounted.iter().any(|options| options.contains(&inside));
+            if !recorded.contains(&number) && !in_use {
+                self.trash.take(&folder)?;
             }
         }
         for name in names(&self.root.join("c"))? {
-            let known = name.parse::<ContainerId>().is_ok_and(|id| containers.contains(&id));
-            if !known {
+            let whole = name.strip_suffix(".new");
+            let Ok(id) = whole.unwrap_or(&name).parse::<ContainerId>() else {
+                tracing::warn!(name, "not a container's files: left alone");
+                continue;
+            };
+            if whole.is_some() || !containers.contains(&id) {
                 self.trash.take(&self.root.join("c").join(name))?;
             }
         }

@@ -127,7 +127,7 @@ fn what_no_record_names_is_swept() {
     for id in [&kept, &gone] {
         world.overlay.prepare(id, Some(&chain)).expect("prepare");
     }
-    world.overlay.sweep(&HashSet::from([kept.clone()])).expect("sweep");
+    world.overlay.sweep(&HashSet::from([kept.clone()]), &[]).expect("sweep");
     let names = |dir: &str| {
         let entries = fs::read_dir(root.join(dir)).expect("list");
         entries.map(|e| e.expect("entry").file_name()).collect::<Vec<_>>()

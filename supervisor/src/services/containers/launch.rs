@@ -13,7 +13,7 @@ use wharf_proto::{
     task::Mount,
 };
 
-use super::{Error, driver::Tools, oci, record::Record, spec::MountKind};
+use super::{Error, driver::Tools, found, oci, record::Record, spec::MountKind};
 use crate::{
     config::Network,
     drivers::shims::{Bundle, CreateTask, Runtime},
@@ -126,7 +126,7 @@ fn prepare_blocking(tools: &Tools, record: &Record) -> Result<Plan, Error> {
     let name = &record.name;
     check_sources(record)?;
     tools.check_volumes(record)?;
-    let rootfs = tools
+    let rootfs: Vec<Mount> = tools
         .snapshots
         .prepare(&record.id, record.image.chain_id.as_ref())
         .map_err(|source| Error::Snapshot { name: name.clone(), source })?
@@ -148,7 +148,8 @@ fn prepare_blocking(tools: &Tools, record: &Record) -> Result<Plan, Error> {
     fault(faultpoint::step_blocking("start.snapshot.prepared"))?;
     let bundle = Bundle::of(&tools.bundles, &record.id);
     let config = oci_config(tools, record).to_string();
-    let files = identity_files(record);
+    let mut files = identity_files(record);
+    files.push((found::FILE, found::Kept::text(record, &rootfs)));
     bundle
         .write(config.as_bytes(), &files)
         .map_err(|source| Error::Start { name: name.clone(), source })?;

@@ -12,6 +12,7 @@ mod driver;
 mod error;
 mod exec;
 mod exec_record;
+mod found;
 mod freeze;
 mod launch;
 pub mod machine;
@@ -30,7 +31,12 @@ pub mod user;
 pub mod user_namespace;
 mod volumes;
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 pub use commit::CommitRequest;
 pub use create::NewContainer;
@@ -49,7 +55,7 @@ use crate::{
     drivers::{content::Digest, shims::Bundle},
     ids::{ContainerId, ContainerName, Namespace},
     services::{
-        images::{ImageUser, Images, Users},
+        images::{ImageUser, Images, KnownAs, Users},
         requests,
     },
 };
@@ -99,6 +105,7 @@ impl Containers {
     /// When the store can't be read at all; a record that can't be is reported and left alone.
     pub fn load(tools: Arc<Tools>, images: Images, defaults: Defaults) -> Result<Self, Error> {
         let mut set_aside = 0;
+        found::take_in(&tools)?;
         for record in tools.store.all::<Record>()? {
             let taken_up = record.map_err(Error::from).and_then(|(_, record)| {
                 let name = tools.table.reserve(&record.namespace, &record.name, &record.id)?;
@@ -401,6 +408,27 @@ impl Containers {
         let (record, shim) = live(&handle, "close the stdin of").await?;
         let closed = shim.close_stdin("").await;
         closed.map_err(|source| Error::Shim { name: record.name.clone(), source })
+    }
+
+    /// What containers that run have mounted, as it was given to their shims. Blocks.
+    #[must_use]
+    pub fn mounted(&self) -> Vec<String> {
+        found::mounted(&self.tools.bundles)
+    }
+
+    /// Images that containers were made from, by their configs' digests.
+    #[must_use]
+    pub fn images_known_as(&self) -> HashMap<String, Vec<KnownAs>> {
+        let mut known: HashMap<String, Vec<KnownAs>> = HashMap::new();
+        for record in self.tools.table.records() {
+            let namespace = record.namespace.clone();
+            let as_one = KnownAs { namespace, reference: record.spec.image.clone() };
+            let all = known.entry(record.image.id.clone()).or_default();
+            if !all.contains(&as_one) {
+                all.push(as_one);
+            }
+        }
+        known
     }
 
     /// Ids of all containers of all namespaces.

@@ -38,14 +38,19 @@ impl Images {
     }
 
     /// At start, when it is known who uses images and before anything is pulled or made: removes what
-    /// no record names. `containers` are all there are. Blocks.
+    /// no record names. `containers` are all there are; `mounted` tells what those that run have
+    /// mounted. Blocks.
     ///
     /// # Errors
     /// As [`Images::collect`].
-    pub fn sweep(&self, containers: &HashSet<ContainerId>) -> Result<Collected, Error> {
+    pub fn sweep(
+        &self,
+        containers: &HashSet<ContainerId>,
+        mounted: &[String],
+    ) -> Result<Collected, Error> {
         let needed = self.needed()?;
         let swept = self.inner.content.sweep(&needed.blobs)?;
-        self.inner.snapshots.sweep(containers)?;
+        self.inner.snapshots.sweep(containers, mounted)?;
         let collected = self.collect_now()?;
         let bytes = collected.bytes + swept.iter().map(|blob| blob.size_bytes).sum::<u64>();
         let blobs = swept.into_iter().map(|blob| blob.digest).collect();

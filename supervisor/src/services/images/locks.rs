@@ -48,6 +48,7 @@ impl Keyed {
 pub(super) struct Gate {
     lock: Arc<RwLock<()>>,
     wanted: AtomicBool,
+    forbidden: AtomicBool,
 }
 
 /// Keeps garbage collection away.
@@ -122,8 +123,20 @@ impl Gate {
         }
     }
 
+    /// As long as this is so, the gate can't be shut.
+    pub(super) fn forbid(&self, forbid: bool) {
+        self.forbidden.store(forbid, Ordering::Release);
+    }
+
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.forbidden.load(Ordering::Acquire)
+    }
+
     /// Shuts the gate if nobody holds it; if not, notes that a collection is wanted.
     pub(super) fn shut(&self) -> Option<OwnedRwLockWriteGuard<()>> {
+        if self.is_forbidden() {
+            return None;
+        }
         self.wanted.store(true, Ordering::Release);
         let guard = Arc::clone(&self.lock).try_write_owned().ok()?;
         self.wanted.store(false, Ordering::Release);

@@ -5,6 +5,7 @@
 //! with the event that tells of it. So a crash leaves garbage at worst, which the next start sweeps.
 //! A layer stays as long as an image or a container needs it.
 
+mod again;
 mod assemble;
 mod collect;
 mod commit;
@@ -34,6 +35,7 @@ use std::{
 use oci_spec::image::ImageConfiguration;
 use tokio::sync::{Mutex, Semaphore};
 
+pub use again::KnownAs;
 pub use collect::Collected;
 pub use commit::{Commit, LayerSink};
 pub use error::Error;
@@ -96,6 +98,16 @@ pub struct ResolvedImage {
     pub config: ImageConfiguration,
     /// The layers are not collected while it lives.
     pub hold: Hold,
+}
+
+/// Records of images and their names that can't be read.
+///
+/// # Errors
+/// When the store can't be read.
+pub fn unreadable(store: &Store) -> Result<Vec<crate::store::Unreadable>, crate::store::Error> {
+    let mut found = store.unreadable::<Image>()?;
+    found.extend(store.unreadable::<record::NameRecord>()?);
+    Ok(found)
 }
 
 /// The images; clones share them.
@@ -185,6 +197,11 @@ impl Images {
     pub fn set_users(&self, users: Arc<dyn Users>) {
         let first = self.inner.users.set(users);
         debug_assert!(first.is_ok(), "set once");
+    }
+
+    /// While something is set aside that might need anything, nothing is garbage.
+    pub fn forbid_collection(&self, forbid: bool) {
+        self.inner.gate.forbid(forbid);
     }
 
     /// How containers get their root file systems.

@@ -73,6 +73,9 @@ impl Images {
         pressure: Pressure,
         used: impl Fn() -> Option<u8>,
     ) -> Result<usize, Error> {
+        if self.inner.gate.is_forbidden() {
+            return Ok(0);
+        }
         self.collect().await?;
         let mut candidates = Vec::new();
         for image in self.inner.store.all::<Image>()? {

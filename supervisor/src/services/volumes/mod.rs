@@ -380,6 +380,45 @@ impl Volumes {
         self.inner.users.get().map(|users| users.users()).unwrap_or_default()
     }
 
+    /// After the records were lost: folders that are volumes get records again. One that was only
+    /// begun does not. Blocks.
+    ///
+    /// # Errors
+    /// When the records or folders can't be read or written.
+    pub fn take_in_again(&self) -> Result<(), Error> {
+        let mut ops = Ops::new();
+        for folder in folders(&self.inner.root)? {
+            let text =
+                |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Ok(namespace) = text(&folder).parse::<Namespace>() else { continue };
+            for folder in folders(&folder)? {
+                let Ok(name) = text(&folder).parse::<VolumeName>() else { continue };
+                let begun = folder.join("pending").exists() || !folder.join("data").is_dir();
+                let key = record::key(&namespace, name.as_str());
+                if begun || self.inner.store.get::<Volume>(&key)?.is_some() {
+                    continue;
+                }
+                let is_id = name.as_str().len() == 64
+                    && name.as_str().bytes().all(|b| b.is_ascii_hexdigit());
+                let volume = Volume {
+                    namespace: namespace.clone(),
+                    name,
+                    anonymous: is_id,
+                    labels: BTreeMap::new(),
+                    options: BTreeMap::new(),
+                    created_unix_ns: now_unix_ns(),
+                    removing: false,
+                };
+                tracing::warn!(path = %folder.display(), "volume is taken in again");
+                ops.put(&key, &volume)?;
+            }
+        }
+        if !ops.is_empty() {
+            self.inner.store.commit_blocking(ops, Durability::Power)?;
+        }
+        Ok(())
+    }
+
     /// At start, before anything is made: finishes what was begun. Blocks.
     ///
     /// # Errors

@@ -106,6 +106,11 @@ impl Driver {
             error = fault::chain(error),
             "shim is gone"
         );
+        if !self.bundle().exists() {
+            // Nothing runs without: the record is of an older day, from a backup.
+            self.commit_end(lost("nothing is left of it")).await;
+            return;
+        }
         if self.bundle().is_foreign() {
             // Nobody can go on with it: as with containerd, the container ends with its shim.
             self.clean_up_shim().await;
