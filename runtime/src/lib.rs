@@ -312,7 +312,7 @@ impl Task {
     /// # Errors
     /// When the cgroup can't be read.
     pub fn oom_kills(&self) -> Result<u64, Error> {
-        Ok(flow::task::oom_kills(&self.cgroup)?)
+        Ok(flow::cgroup::oom_kills(&self.cgroup)?)
     }
 
     /// Removes the container's cgroups, killing what is left in them, ten seconds at most. Done

@@ -1,16 +1,20 @@
 //! `events`: figures from time to time, and each kill for want of memory.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::args::Parsed;
 use super::commands::Context;
 use super::container::Container;
 use super::{CommandError, report, stats};
-use crate::error::Step;
+use crate::error::{Failure, Step};
+use crate::flow::cgroup::OomWatch;
+use crate::sys::process::poll_any;
 
-/// Between two looks for processes that were killed for want of memory.
-const LOOK: Duration = Duration::from_millis(100);
+/// On v1 the kernel tells that memory ran out before it kills: so often, and so long, the kill is
+/// looked for.
+const LOOK: Duration = Duration::from_millis(20);
+const KILL: Duration = Duration::from_secs(2);
 
 pub(crate) fn events(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
     let text = flags.text("interval").unwrap_or("5s");
@@ -31,23 +35,48 @@ pub(crate) fn events(context: &Context<'_>, flags: &Parsed) -> Result<i32, Comma
         print();
         return Ok(0);
     }
+    // Asked for before the count is read, so that nothing falls between.
+    let watch = OomWatch::new(container.record.task.cgroup())?;
     let mut kills = task.oom_kills()?;
     let mut next = Instant::now() + interval;
-    // OOM kills are looked for more often than figures are printed.
-    let mut wait = LOOK.min(interval);
-    while !crate::sys::process::pidfd_ended(task.pidfd.as_fd(), wait)
-        .step(|| "wait for the container")?
-    {
+    // Until when a kill is looked for that word was of.
+    let mut looking = Instant::now();
+    loop {
+        let now = Instant::now();
+        let mut wait = next.saturating_duration_since(now);
+        if now < looking {
+            wait = wait.min(LOOK);
+        }
+        let [ended, word] = wait_for(task.pidfd.as_fd(), watch.as_ref(), wait)?;
+        if word && watch.as_ref().is_some_and(OomWatch::take) {
+            looking = Instant::now() + KILL;
+        }
+        let known = kills;
         kills = tell_kills(task, &id, kills);
+        if kills > known {
+            looking = now;
+        }
+        if ended {
+            return Ok(0);
+        }
         if Instant::now() >= next {
             print();
             next = Instant::now() + interval;
         }
-        wait = LOOK.min(next.saturating_duration_since(Instant::now()));
     }
-    // The last one may have been the init.
-    tell_kills(task, &id, kills);
-    Ok(0)
+}
+
+/// Whether the container has ended, and whether there is word of its memory.
+fn wait_for(
+    pidfd: BorrowedFd<'_>,
+    watch: Option<&OomWatch>,
+    within: Duration,
+) -> Result<[bool; 2], Failure> {
+    let done = match watch {
+        Some(watch) => poll_any([pidfd, watch.as_fd()], within),
+        None => poll_any([pidfd], within).map(|[ended]| [ended, false]),
+    };
+    done.step(|| "wait for the container")
 }
 
 fn tell_kills(task: &crate::Task, id: &serde_json::Value, known: u64) -> u64 {

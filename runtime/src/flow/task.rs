@@ -146,23 +146,6 @@ pub(crate) fn is_frozen(cgroup: &Cgroup) -> bool {
     }
 }
 
-/// How many processes the kernel killed for want of memory.
-pub(crate) fn oom_kills(cgroup: &Cgroup) -> Result<u64, Failure> {
-    let file = match (cgroup.with("memory"), cgroup.unified()) {
-        (Some(dir), _) => dir.path.join("memory.oom_control"),
-        (None, Some(dir)) => dir.path.join("memory.events"),
-        (None, None) => return Ok(0),
-    };
-    match fs::read_to_string(&file) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        text => {
-            let text = text.step(|| format!("read {}", file.display()))?;
-            let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-            Ok(line.and_then(|number| number.trim().parse().ok()).unwrap_or(0))
-        }
-    }
-}
-
 /// Removes the cgroups, killing what is left in them. Gone already is fine.
 pub(crate) fn destroy(cgroup: &Cgroup) -> Result<(), Failure> {
     cgroup.stop_unit()?;

@@ -17,6 +17,7 @@ pub(crate) mod process;
 pub(crate) mod sealed;
 pub(crate) mod tree;
 pub(crate) mod tty;
+pub(crate) mod watch;
 
 use std::ffi::CString;
 use std::io;

@@ -132,14 +132,24 @@ pub(crate) fn pidfd_ended(pidfd: BorrowedFd<'_>, within: Duration) -> io::Result
 
 /// Waits for a descriptor to become readable; false when the time is over.
 pub(crate) fn poll_in(fd: BorrowedFd<'_>, within: Duration) -> io::Result<bool> {
+    Ok(poll_any([fd], within)?[0])
+}
+
+/// Waits for one of some descriptors; which are readable, none when the time is over.
+pub(crate) fn poll_any<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    within: Duration,
+) -> io::Result<[bool; N]> {
     let until = Instant::now() + within;
+    let mut polls =
+        fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
-        let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd, alive through the call, and the count says one.
-        match check(i64::from(unsafe { libc::poll(&mut poll, 1, millis) })) {
-            Ok(n) => return Ok(n > 0),
+        // SAFETY: N pollfds, alive through the call, and the count says N.
+        match check(i64::from(unsafe { libc::poll(polls.as_mut_ptr(), N as libc::nfds_t, millis) }))
+        {
+            Ok(_) => return Ok(polls.map(|poll| poll.revents != 0)),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }
