@@ -56,7 +56,7 @@ fn table() -> Vec<(&'static str, Value, &'static str)> {
         ("process.scheduler", json!({"policy": "SCHED_FIFO"}), "process.scheduler.priority"),
         (
             "process.scheduler",
-            json!({"policy": "SCHED_RR", "priority": 10, "nice": 5}),
+            json!({"policy": "SCHED_OTHER", "nice": 20}),
             "process.scheduler.nice",
         ),
         (

@@ -120,7 +120,14 @@ fn make_in(
         rootless: context.rootless,
     };
     let request = CreateRequest { id, bundle, spec, rootfs: Rootfs::Path(root.path()), stdio };
+    context.log.debug("nsexec container setup");
+    if let Some(seccomp) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) {
+        let flags = crate::logic::seccomp::asked_flags(seccomp);
+        context.log.debug(&format!("seccomp filter flags: {flags}"));
+    }
     let created = crate::flow::create::create(&request, &options)?;
+    context.log.debug("child process in init()");
+    context.log.debug("init: closing the pipe to signal completion");
     created.warnings.iter().for_each(|text| context.log.warn(text));
     let record = Record::new(id, bundle, spec, created.task.state());
     let kept = context

@@ -1,9 +1,10 @@
 //! `exec`: one more process, by a file or by flags.
 
+use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use crate::spec::{Process, Spec};
+use crate::spec::{Capability, Process, Spec};
 
 use super::args::Parsed;
 use super::commands::Context;
@@ -57,8 +58,14 @@ pub(crate) fn exec(context: &Context<'_>, flags: &Parsed) -> Result<i32, Command
             false => Some(task.cgroup.below(&places)?),
         },
     };
+    context.log.debug("nsexec container setup");
+    if let Some(mask) = affinity_mask(&process) {
+        context.log.debug(&format!("nsexec: affinity: {mask:#x}"));
+    }
     let exec =
         crate::flow::exec::exec(task, &process, &stdio, &options).map_err(CommandError::Exec)?;
+    context.log.debug("child process in init()");
+    context.log.debug("setns_init: about to exec");
     drop(stdio);
     exec.warnings.iter().for_each(|text| context.log.warn(text));
     if let Err(error) = write_pid(flags, exec.pid) {
@@ -80,6 +87,12 @@ pub(crate) fn exec(context: &Context<'_>, flags: &Parsed) -> Result<i32, Command
         None => Ok(0),
         Some(signals) => run::wait(exec.pid, &exec.pidfd, pty, &signals),
     }
+}
+
+/// The processors that an exec begins on, of the first 64.
+fn affinity_mask(process: &Process) -> Option<u64> {
+    let text = process.exec_cpu_affinity().as_ref()?.initial().as_ref()?;
+    crate::logic::number_list::parse(text).ok()?.first().copied().filter(|mask| *mask != 0)
 }
 
 /// What a process.json leaves out is as it is for the container's own process.
@@ -176,12 +189,17 @@ fn process_of_flags(spec: &Spec, flags: &Parsed) -> Result<Process, CommandError
         let capability = serde_json::from_value(serde_json::Value::String(name.clone()))
             .map_err(|_| usage(format!("unknown capability {name:?}")))?;
         let mut sets = process.capabilities().clone().unwrap_or_default();
-        for set in [sets.bounding().clone(), sets.effective().clone(), sets.permitted().clone()] {
-            let mut set = set.unwrap_or_default();
+        let with = |set: &Option<HashSet<Capability>>| {
+            let mut set = set.clone().unwrap_or_default();
             set.insert(capability);
-            sets.set_bounding(Some(set.clone()));
-            sets.set_effective(Some(set.clone()));
-            sets.set_permitted(Some(set));
+            Some(set)
+        };
+        sets.set_bounding(with(sets.bounding()));
+        sets.set_effective(with(sets.effective()));
+        sets.set_permitted(with(sets.permitted()));
+        // What is not inheritable can't be ambient, and nobody asked for it to be inherited.
+        if sets.inheritable().as_ref().is_some_and(|set| set.contains(&capability)) {
+            sets.set_ambient(with(sets.ambient()));
         }
         process.set_capabilities(Some(sets));
     }

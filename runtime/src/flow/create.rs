@@ -32,10 +32,11 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// See [`crate::create`].
 pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<Created, Error> {
-    let plan = Plan::parse(request.spec, request.id, request.bundle)?;
+    let mut plan = Plan::parse(request.spec, request.id, request.bundle)?;
     hooks::check(request.spec)?;
     let subject = Subject::new(request.spec, request.id, request.bundle);
     let root_path = root_path(request)?;
+    plan.adopt_root(&root_path);
     check_host(&plan)?;
     let seccomp = request.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let asks = plan.seccomp.as_ref().is_some_and(Filter::asks);
@@ -108,7 +109,7 @@ pub(super) fn host_id(map: &[LinuxIdMapping], id: u32) -> Option<u32> {
 /// What can be seen to be missing on this host before anything is made.
 fn check_host(plan: &Plan<'_>) -> Result<(), Error> {
     for (index, one) in plan.mounts.iter().enumerate() {
-        if one.kind == MountKind::Bind {
+        if one.kind == MountKind::Bind && one.own_source.is_none() {
             std::fs::metadata(&one.source)
                 .map(drop)
                 .step(|| format!("mounts[{index}].source: open source {}", one.source.display()))?;

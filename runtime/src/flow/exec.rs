@@ -215,5 +215,5 @@ fn run(
         .send(&Message::Ready { warnings }.encode(), pty.as_ref().map(|pty| pty.as_fd()))
         .step(|| "say that the process is ready")?;
     drop(pty);
-    Err(process::become_program(plan, &program, seccomp, preserved_fds, channel))
+    Err(process::become_program(plan, &program, seccomp, preserved_fds, channel, None))
 }

@@ -8,7 +8,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::spec::{Hook, Hooks, Spec};
@@ -79,6 +79,12 @@ impl Subject {
     pub(crate) fn create_container(&self, pid: i32) -> Result<(), Failure> {
         let Some(hooks) = &self.hooks else { return Ok(()) };
         run("createContainer", hooks.create_container().as_deref(), &self.state("creating", pid))
+    }
+
+    /// Whether any runs in the container.
+    pub(crate) fn any_at_start(&self) -> bool {
+        let list = self.hooks.as_ref().and_then(|hooks| hooks.start_container().as_ref());
+        list.is_some_and(|list| !list.is_empty())
     }
 
     /// In the container, just before its program.
@@ -154,6 +160,20 @@ fn run(name: &str, hooks: Option<&[Hook]>, state: &[u8]) -> Result<(), Failure> 
     Ok(())
 }
 
+/// How a hook ended; some callers know a signal by these words of Go's.
+fn words(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    let name = match status.signal() {
+        Some(6) => "aborted",
+        Some(9) => "killed",
+        Some(11) => "segmentation fault",
+        Some(15) => "terminated",
+        Some(31) => "bad system call",
+        _ => return status.to_string(),
+    };
+    format!("signal: {name}")
+}
+
 /// The end of what a hook said.
 fn tail(said: &OwnedFd) -> String {
     const MOST: u64 = 2048;
@@ -198,7 +218,7 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<(), Failure> {
     match (ended, status.success()) {
         (true, true) => Ok(()),
         (true, false) => {
-            let text = format!("{status}, stderr: {}", tail(&said));
+            let text = format!("{}, stderr: {}", words(status), tail(&said));
             Err(Failure::new(ErrorKind::Internal, step(), text))
         }
         (false, _) => {

@@ -14,7 +14,8 @@ use crate::sys::mount::{self, Attributes, Depth};
 use crate::sys::process::{self, Fork, Parent, ns};
 use crate::sys::{cred, no};
 
-/// Detached copies of the sources that the parent takes, by the mount's index.
+/// Detached copies of the sources that the parent takes, by the mount's index; the user namespace of
+/// a mapping where the source is not there yet.
 pub(crate) type Mapped = BTreeMap<usize, OwnedFd>;
 
 /// Takes and maps them.
@@ -23,6 +24,13 @@ pub(crate) fn take(plan: &Plan<'_>) -> Result<Mapped, Error> {
     let all_binds = plan.namespaces.has(ns::USER) && cred::own_uid() == 0;
     for (index, one) in plan.mounts.iter().enumerate() {
         if one.kind != MountKind::Bind || one.idmap.is_none() && !all_binds {
+            continue;
+        }
+        if one.own_source.is_some() {
+            // It is not there yet: who places it maps it.
+            if let Some(map) = &one.idmap {
+                all.insert(index, carrier(map)?);
+            }
             continue;
         }
         let at = |failure: Failure| Failure {
@@ -65,6 +73,10 @@ pub(super) fn show_through(
 
 /// A user namespace that is there only for its mapping: the kernel takes mappings in no other form.
 pub(super) fn carrier(map: &IdMap) -> Result<OwnedFd, Error> {
+    if let Some(path) = &map.joined {
+        let opened = process::open_namespace(path);
+        return Ok(opened.step(|| format!("open the user namespace {}", path.display()))?);
+    }
     let step = || "make a user namespace for a mount's mapping";
     let (ours, theirs) = Channel::pair().step(step)?;
     let forked = process::fork(ns::USER, None, Parent::Caller).step(step)?;

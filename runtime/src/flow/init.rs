@@ -131,10 +131,19 @@ impl Init<'_> {
 
     fn go(&self, channel: &Channel, program: &process::Program) -> Result<Infallible, Failure> {
         wait_for_go(channel)?;
-        self.subject.start_container(1, &program.env)?;
         let seccomp = self.plan.seccomp.as_ref();
         let preserved = self.options.preserved_fds;
-        Err(process::become_program(&self.plan.process, program, seccomp, preserved, channel))
+        let hooks = || self.subject.start_container(1, &program.env);
+        let before: Option<&dyn Fn() -> Result<(), Failure>> =
+            if self.subject.any_at_start() { Some(&hooks) } else { None };
+        Err(process::become_program(
+            &self.plan.process,
+            program,
+            seccomp,
+            preserved,
+            channel,
+            before,
+        ))
     }
 
     /// Joins a user namespace, and is born again in it: what is new of the container's has to

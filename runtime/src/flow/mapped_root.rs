@@ -111,8 +111,9 @@ fn mapping(plan: &Plan<'_>, options: &MountOptions) -> Result<Option<IdMap>, Err
     };
     match (options.idmap, uids.is_empty(), gids.is_empty()) {
         (None, true, true) => Ok(None),
-        (None, false, false) => Ok(Some(IdMap { uids, gids, recursive: false })),
+        (None, false, false) => Ok(Some(IdMap { uids, gids, joined: None, recursive: false })),
         (Some(_), true, true) if !plan.uid_map.is_empty() => Ok(Some(IdMap {
+            joined: None,
             uids: plan.uid_map.to_vec(),
             gids: plan.gid_map.to_vec(),
             recursive: false,

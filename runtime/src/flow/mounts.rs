@@ -3,11 +3,11 @@
 //! image can lead to the host.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::cgroup::Cgroup;
 use super::copy_up;
-use super::idmap::Mapped;
+use super::idmap::{self, Mapped};
 use crate::error::{ErrorKind, Failure, Step};
 use crate::logic::mount_options::{AttributeChange, attr};
 use crate::logic::plan::{MountKind, MountPlan, Plan};
@@ -20,6 +20,8 @@ use crate::sys::process::ns;
 pub(crate) enum Source {
     /// Nothing: it is made in place.
     InPlace,
+    /// A bind of what an earlier mount of the container's brings, at this place of its root.
+    OfTheRoot(PathBuf, Option<OwnedFd>),
     /// A detached mount.
     Detached(OwnedFd),
     /// The container's cgroup directories, by the name they get.
@@ -36,9 +38,16 @@ pub(crate) fn take(
         .iter()
         .enumerate()
         .map(|(index, one)| match &one.kind {
-            MountKind::Bind => bind_source(one, mapped.get(&index))
-                .map(Source::Detached)
-                .map_err(|failure| at_index(index, failure)),
+            MountKind::Bind => match &one.own_source {
+                Some(place) => {
+                    let map = mapped.get(&index).map(|map| map.try_clone()).transpose();
+                    map.map(|map| Source::OfTheRoot(place.clone(), map))
+                        .step(|| format!("mounts[{index}]: keep its mapping"))
+                }
+                None => bind_source(one, mapped.get(&index))
+                    .map(Source::Detached)
+                    .map_err(|failure| at_index(index, failure)),
+            },
             MountKind::Other(kind) => {
                 let source = one.source.to_string_lossy();
                 mount::new_file_system(
@@ -87,10 +96,32 @@ fn bind_source(one: &MountPlan, mapped: Option<&OwnedFd>) -> Result<OwnedFd, Fai
         Some(tree) => tree.try_clone().step(step)?,
         None => mount::clone_path(&one.source, one.depth()).step(step)?,
     };
+    finish_bind(one, tree)
+}
+
+fn finish_bind(one: &MountPlan, tree: OwnedFd) -> Result<OwnedFd, Failure> {
     change(tree.as_fd(), one.options.change, Depth::One)?;
     change(tree.as_fd(), one.options.deep_change, Depth::Tree)?;
     spread(one, tree.as_fd())?;
     Ok(tree)
+}
+
+/// The source that an earlier mount has brought, looked for inside of the root only.
+fn own_bind(
+    root: BorrowedFd<'_>,
+    one: &MountPlan,
+    place: &Path,
+    map: Option<OwnedFd>,
+) -> Result<Source, Failure> {
+    let step = || format!("open source {}", one.source.display());
+    let place = path::open_at(root, place, Access::Place, Resolve::InRoot).step(step)?;
+    let tree = mount::clone_fd(place.as_fd(), one.depth()).step(step)?;
+    if let (Some(namespace), Some(map)) = (map, &one.idmap) {
+        let depth = if map.recursive { Depth::Tree } else { Depth::One };
+        idmap::show_through(tree.as_fd(), namespace.as_fd(), depth)
+            .step(|| format!("map the owners of {}", one.source.display()))?;
+    }
+    finish_bind(one, tree).map(Source::Detached)
 }
 
 fn spread(one: &MountPlan, tree: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -153,6 +184,11 @@ fn place_one(
     source: Source,
     placed: &mut Placed,
 ) -> Result<(), Failure> {
+    let source = match source {
+        Source::OfTheRoot(place, map) => own_bind(root, one, &place, map)?,
+        source => source,
+    };
+    let mode = inherited_mode(root, one);
     let target = open_target(root, one, &source)?;
     match (&one.kind, source) {
         (MountKind::Proc, source) => {
@@ -174,7 +210,7 @@ fn place_one(
             cgroups(plan, cgroup, root, one, &target, source, placed)?;
         }
         (MountKind::Tmpfs | MountKind::DevPts | MountKind::Mqueue | MountKind::Sysfs, _) => {
-            in_place(plan, root, one, &target, placed)?;
+            in_place(plan, root, one, &target, mode, placed)?;
         }
         (MountKind::Bind | MountKind::Other(_), _) => {}
     }
@@ -186,6 +222,16 @@ fn place_one(
 
 fn attach(one: &MountPlan, tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Failure> {
     mount::attach(tree, target).step(|| format!("attach to {}", one.destination.display()))
+}
+
+/// A tmpfs over a directory that was there has its mode, unless it is to have one of its own.
+fn inherited_mode(root: BorrowedFd<'_>, one: &MountPlan) -> Option<String> {
+    if one.kind != MountKind::Tmpfs || one.options.data.iter().any(|o| o.starts_with("mode=")) {
+        return None;
+    }
+    let place = path::open_at(root, &one.destination, Access::Directory, Resolve::InRoot).ok()?;
+    let facts = path::facts(place.as_fd()).ok()?;
+    Some(format!("mode={:o}", facts.mode_bits))
 }
 
 /// The mount that is now on top at a destination. No link is followed: the way was made or checked
@@ -212,7 +258,7 @@ fn open_target(root: BorrowedFd<'_>, one: &MountPlan, source: &Source) -> Result
         let straight = path::open_at(root, &one.destination, Access::Directory, Resolve::NoLinks);
         return match straight {
             Err(e) if matches!(e.raw_os_error(), Some(no::ELOOP | no::ENOTDIR)) => {
-                let text = "only a plain directory can take this file system, not a link";
+                let text = "this file system must be mounted on ordinary directory, not a link";
                 Err(Failure::new(ErrorKind::Invalid, step(), text))
             }
             straight => straight.step(step),
@@ -250,7 +296,7 @@ fn refuse_over_proc(
     }
     let of_proc = match source {
         Source::Detached(tree) => path::fs_kind(tree.as_fd()).step(step)? == FsKind::Proc,
-        Source::InPlace | Source::Cgroups(_) => false,
+        Source::InPlace | Source::OfTheRoot(..) | Source::Cgroups(_) => false,
     };
     let known = PROC_FILES.iter().any(|file| one.destination == Path::new(file));
     if of_proc || known && one.kind == MountKind::Bind {
@@ -276,6 +322,7 @@ fn in_place(
     root: BorrowedFd<'_>,
     one: &MountPlan,
     target: &OwnedFd,
+    mode: Option<String>,
     placed: &mut Placed,
 ) -> Result<(), Failure> {
     let kind = match one.kind {
@@ -294,7 +341,8 @@ fn in_place(
     path::change_directory(target.as_fd())
         .step(|| format!("change to {}", one.destination.display()))?;
     let source = one.source.to_string_lossy();
-    mount::mount(&source, Path::new("."), kind, flags, &data(plan, one).join(","))
+    let options: Vec<_> = mode.into_iter().chain(data(plan, one)).collect();
+    mount::mount(&source, Path::new("."), kind, flags, &options.join(","))
         .step(|| format!("mount {kind} on {}", one.destination.display()))?;
     if !later && !one.options.copy_up {
         return Ok(());

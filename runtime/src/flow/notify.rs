@@ -31,7 +31,10 @@ impl Notify {
 
     /// Makes sure that there is somebody to tell, before anything depends on it.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        let step = || format!("linux.seccomp.listenerPath: find {}", self.agent.display());
+        let step = || {
+            let agent = self.agent.display();
+            format!("linux.seccomp.listenerPath: failed to connect with seccomp agent {agent}")
+        };
         path::open_host(&self.agent).map(drop).step(step)
     }
 

@@ -115,11 +115,16 @@ pub(crate) fn prepare(
         cred::set_io_priority(packed).step(|| "process.ioPriority: set it")?;
     }
     if let Some(plan) = process.scheduler {
-        cred::set_scheduler(plan).step(|| "process.scheduler: set it")?;
+        cred::set_scheduler(plan).step(|| "process.scheduler: set it").map_err(no_scheduler)?;
     }
     path::set_umask(process.umask);
     let ours = cred::permitted().step(|| "read our capabilities")?;
     let (sets, missing) = capabilities::within(process.capabilities, ours);
+    for name in capabilities::names(process.capabilities.ambient & !sets.ambient) {
+        warnings.push(format!(
+            "can't raise ambient capability {name}: it is not permitted and inheritable"
+        ));
+    }
     if !missing.is_empty() {
         warnings.push(format!("process.capabilities: not ours to give: {}", missing.join(", ")));
     }
@@ -142,6 +147,18 @@ pub(crate) fn prepare(
         cred::no_new_privileges().step(|| "set no_new_privs")?;
     }
     Ok(())
+}
+
+/// The kernel's EPERM has two reasons, and says neither.
+fn no_scheduler(failure: Failure) -> Failure {
+    if failure.errno != no::EPERM {
+        return failure;
+    }
+    let text = format!(
+        "{} (process scheduler can't be used together with AllowedCPUs, nor without CAP_SYS_NICE)",
+        failure.text
+    );
+    Failure { text, ..failure }
 }
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
@@ -327,19 +344,23 @@ pub(crate) fn set_personality(domain: Option<u64>) -> Result<(), Failure> {
         .map_or(Ok(()), |domain| cred::set_personality(domain).step(|| "linux.personality: set it"))
 }
 
-/// Becomes the program; returns only with the reason why not.
+/// Becomes the program; returns only with the reason why not. What is to run before it in the
+/// container runs behind the filter, as the program does.
 pub(crate) fn become_program(
     process: &ProcessPlan,
     program: &Program,
     seccomp: Option<&Filter>,
     preserved: u32,
     channel: &Channel,
+    before: Option<&dyn Fn() -> Result<(), Failure>>,
 ) -> Failure {
-    let ready = exec::reset_signals()
-        .step(|| "reset signals")
+    let reset = || exec::reset_signals().step(|| "reset signals");
+    let ready = if before.is_some() { Ok(()) } else { reset() };
+    let ready = ready
         .and_then(|()| exec::close_from_on_exec(3 + preserved).step(|| "close descriptors"))
         .and_then(|()| no_way_out())
-        .and_then(|()| filter_calls(process, seccomp, channel));
+        .and_then(|()| filter_calls(process, seccomp, channel))
+        .and_then(|()| before.map_or(Ok(()), |run| run().and_then(|()| reset())));
     if let Err(failure) = ready {
         return failure;
     }

@@ -199,10 +199,41 @@ pub(crate) fn pivot_to(
 
 /// The same for a host whose root can't be pivoted away (an initial ramdisk).
 pub(crate) fn move_root(at: &Path) -> Result<OwnedFd, Failure> {
+    hide_kernel_trees(at)?;
     let root = path::open_host(at).step(|| format!("open {}", at.display()))?;
     path::change_directory(root.as_fd()).step(|| format!("change to {}", at.display()))?;
     mount::move_here_to_root().step(|| format!("move {} to the root", at.display()))?;
     Ok(root)
+}
+
+/// A root that is only moved leaves the host's mounts in this namespace, out of sight. The kernel
+/// takes a whole procfs among them for leave to mount another, with nothing masked: so they go.
+fn hide_kernel_trees(at: &Path) -> Result<(), Failure> {
+    let text =
+        std::fs::read_to_string("/proc/self/mountinfo").step(|| "read /proc/self/mountinfo")?;
+    for line in text.lines() {
+        let mut fields = line.split(' ');
+        let (Some(root), Some(place)) = (fields.nth(3), fields.next()) else { continue };
+        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+        // The kernel writes a blank as \\040, and so on; such a place is no host's for these.
+        let place = Path::new(place);
+        if root != "/" || !matches!(kind, Some("proc" | "sysfs")) || place.starts_with(at) {
+            continue;
+        }
+        let step = || format!("hide {} of the host", place.display());
+        match mount::set_propagation(place, ms::SLAVE | ms::REC) {
+            // What it was on has gone before.
+            Err(e) if e.raw_os_error() == Some(no::ENOENT) => continue,
+            done => done.step(step)?,
+        }
+        match mount::detach(place) {
+            Err(e) if matches!(e.raw_os_error(), Some(no::EINVAL | no::EPERM)) => {
+                mount::mount("tmpfs", place, "tmpfs", 0, "").step(step)?;
+            }
+            done => done.step(step)?,
+        }
+    }
+    Ok(())
 }
 
 /// Lets go of the host's file systems.

@@ -73,16 +73,17 @@ pub(crate) fn sets(spec: Option<&LinuxCapabilities>) -> CapabilitySets {
     }
 }
 
+/// Their names.
+pub(crate) fn names(set: u64) -> Vec<String> {
+    let named = BY_BIT.iter().enumerate().filter(|(bit, _)| set & (1 << bit) != 0);
+    named.map(|(_, capability)| format!("CAP_{capability}")).collect()
+}
+
 /// Takes away what this host can't give (bits outside `ours`), and says what that was.
 pub(crate) fn within(sets: CapabilitySets, ours: u64) -> (CapabilitySets, Vec<String>) {
     let asked = sets.bounding | sets.effective | sets.permitted | sets.inheritable;
     let missing = asked & !ours;
-    let names = BY_BIT
-        .iter()
-        .enumerate()
-        .filter(|(bit, _)| missing & (1 << bit) != 0)
-        .map(|(_, capability)| format!("CAP_{capability}"))
-        .collect();
+    let names = names(missing);
     let permitted = sets.permitted & ours;
     let inheritable = sets.inheritable & ours;
     let cut = CapabilitySets {

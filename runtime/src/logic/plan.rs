@@ -41,6 +41,8 @@ pub(crate) struct MountPlan {
     pub(crate) source: PathBuf,
     pub(crate) options: MountOptions,
     pub(crate) idmap: Option<IdMap>,
+    /// Where a bind's source is in the container's own root, if an earlier mount brings it.
+    pub(crate) own_source: Option<PathBuf>,
 }
 
 impl MountPlan {
@@ -55,6 +57,8 @@ impl MountPlan {
 pub(crate) struct IdMap {
     pub(crate) uids: Vec<LinuxIdMapping>,
     pub(crate) gids: Vec<LinuxIdMapping>,
+    /// Of a user namespace that the container joins, in place of both.
+    pub(crate) joined: Option<PathBuf>,
     /// In the mounts below, too.
     pub(crate) recursive: bool,
 }
@@ -128,7 +132,9 @@ impl<'a> Plan<'a> {
         let uid_map = linux.uid_mappings().as_deref().unwrap_or(&[]);
         let gid_map = linux.gid_mappings().as_deref().unwrap_or(&[]);
         user_maps(&namespaces, uid_map, gid_map)?;
-        let own_maps = Maps { uids: uid_map, gids: gid_map };
+        let joined = namespaces.join.iter().find(|(kind, _)| *kind == ns::USER);
+        let joined = joined.map(|(_, path)| path.as_path());
+        let own_maps = Maps { uids: uid_map, gids: gid_map, joined };
         Ok(Self {
             process: ProcessPlan::parse(process, "process")?,
             mounts: mounts(spec.mounts().as_deref().unwrap_or(&[]), bundle, &own_maps)?,
@@ -155,6 +161,28 @@ impl<'a> Plan<'a> {
             seccomp: linux.seccomp().as_ref().map(seccomp::compile).transpose()?,
             namespaces,
         })
+    }
+
+    /// With the root's place known: destinations that name it are below it, as for runc; and a bind
+    /// may show again what a mount before it has brought.
+    pub(crate) fn adopt_root(&mut self, root: &Path) {
+        for index in 0..self.mounts.len() {
+            let (before, rest) = self.mounts.split_at_mut(index);
+            let Some(one) = rest.first_mut() else { continue };
+            if let Ok(below) = one.destination.strip_prefix(root)
+                && !below.as_os_str().is_empty()
+            {
+                one.destination = Path::new("/").join(below);
+            }
+            if one.kind != MountKind::Bind {
+                continue;
+            }
+            let Ok(place) = one.source.strip_prefix(root) else { continue };
+            let place = Path::new("/").join(place);
+            if before.iter().any(|other| place.starts_with(&other.destination)) {
+                one.own_source = Some(place);
+            }
+        }
     }
 
     /// The mount of the container's own `/dev`, if the spec makes one; a bind of the host's is left
@@ -281,6 +309,8 @@ fn paths<'a>(field: &str, list: Option<&'a [String]>) -> Result<&'a [String], Er
 struct Maps<'a> {
     uids: &'a [LinuxIdMapping],
     gids: &'a [LinuxIdMapping],
+    /// The user namespace that is joined.
+    joined: Option<&'a Path>,
 }
 
 fn mounts(spec: &[Mount], bundle: &Path, own: &Maps<'_>) -> Result<Vec<MountPlan>, Error> {
@@ -334,7 +364,7 @@ fn one_mount(
     if destination == Path::new("/") {
         return Err(refuse(at("destination"), "is the root itself"));
     }
-    Ok(MountPlan { destination, kind, source, options, idmap })
+    Ok(MountPlan { destination, kind, source, options, idmap, own_source: None })
 }
 
 fn idmap(
@@ -349,6 +379,7 @@ fn idmap(
     let (uids, gids) = (list(mount.uid_mappings()), list(mount.gid_mappings()));
     let (uids, gids) = match (options.idmap, uids.is_empty(), gids.is_empty()) {
         (None, true, true) => return Ok(None),
+        (Some(_), true, true) if own.joined.is_some() => (Vec::new(), Vec::new()),
         (Some(_), true, true) if own.uids.is_empty() => {
             let reason = "idmap needs uidMappings and gidMappings, or a new user namespace's";
             return Err(refuse(at("options"), reason));
@@ -363,7 +394,8 @@ fn idmap(
     }
     one_map(&at("uidMappings"), &uids)?;
     one_map(&at("gidMappings"), &gids)?;
-    Ok(Some(IdMap { uids, gids, recursive: options.idmap == Some(true) }))
+    let joined = own.joined.filter(|_| uids.is_empty()).map(Path::to_owned);
+    Ok(Some(IdMap { uids, gids, joined, recursive: options.idmap == Some(true) }))
 }
 
 #[cfg(test)]

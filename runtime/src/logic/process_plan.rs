@@ -58,9 +58,9 @@ fn scheduler(spec: &Scheduler, at: &str) -> Result<SchedulerPlan, Error> {
         reason,
     };
     let nice = spec.nice().unwrap_or(0);
-    let takes_nice = matches!(policy, Policy::SchedOther | Policy::SchedBatch);
-    if nice != 0 && (!takes_nice || !(-20..20).contains(&nice)) {
-        return Err(refuse("nice", format!("{nice} means nothing with {policy}")));
+    // The kernel leaves it aside for the policies that have none, and other runtimes take it.
+    if !(-20..20).contains(&nice) {
+        return Err(refuse("nice", format!("{nice} is not from -20 to 19")));
     }
     let priority = spec.priority().unwrap_or(0);
     let is_realtime = matches!(policy, Policy::SchedFifo | Policy::SchedRr);

@@ -138,8 +138,12 @@ pub(crate) enum Missing {
     MakeFile,
 }
 
-/// Opens the place `path` inside `root`; what is missing on the way is made, never through a
-/// dangling link.
+/// As many links as the kernel follows in one path.
+const MAX_LINKS: usize = 40;
+
+/// Opens the place `path` inside `root`; what is missing on the way is made. A link that leads to
+/// nothing is followed inside of the root, as it would be if its end were there: images have such
+/// for what is only there while they run (`/etc/resolv.conf`).
 pub(crate) fn open_or_make(
     root: BorrowedFd<'_>,
     path: &Path,
@@ -149,33 +153,64 @@ pub(crate) fn open_or_make(
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
         other => return other,
     }
-    let names: Vec<_> = path
-        .components()
-        .filter_map(|part| match part {
-            Component::Normal(name) => Some(Ok(name)),
-            Component::ParentDir => Some(Err(errno(libc::EINVAL))),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect::<io::Result<_>>()?;
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(errno(libc::EINVAL));
+    }
+    let mut todo = names_of(path);
     let mut reached = PathBuf::from("/");
     let mut here = open_at(root, &reached, Access::Directory, Resolve::InRoot)?;
-    for (index, name) in names.iter().enumerate() {
-        let last = index + 1 == names.len();
-        reached.push(name);
-        here = match open_at(root, &reached, Access::Place, Resolve::InRoot) {
+    let mut links = 0;
+    while let Some(name) = todo.pop() {
+        let next = reached.join(&name);
+        here = match open_at(root, &next, Access::Place, Resolve::InRoot) {
             Ok(place) => place,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
-                if last && missing == Missing::MakeFile {
-                    return create_file_at(here.as_fd(), Path::new(name), 0o644)
-                        .and_then(|file| reopen_place(here.as_fd(), Path::new(name), &file));
+                let name = Path::new(&name);
+                if let Some(target) = read_link(here.as_fd(), name)? {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(errno(libc::ELOOP));
+                    }
+                    if target.is_absolute() {
+                        reached = PathBuf::from("/");
+                        here = open_at(root, &reached, Access::Directory, Resolve::InRoot)?;
+                    }
+                    todo.extend(names_of(&target));
+                    continue;
                 }
-                make_directory(here.as_fd(), Path::new(name), 0o755)?;
-                open_at(here.as_fd(), Path::new(name), Access::Directory, Resolve::NoLinks)?
+                if todo.is_empty() && missing == Missing::MakeFile {
+                    return create_file_at(here.as_fd(), name, 0o644)
+                        .and_then(|file| reopen_place(here.as_fd(), name, &file));
+                }
+                make_directory(here.as_fd(), name, 0o755)?;
+                open_at(here.as_fd(), name, Access::Directory, Resolve::NoLinks)?
             }
             Err(e) => return Err(e),
         };
+        reached = next;
     }
     Ok(here)
+}
+
+/// The names of a path, the last first.
+fn names_of(path: &Path) -> Vec<std::ffi::OsString> {
+    let names = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    let mut all: Vec<_> = names.collect();
+    all.reverse();
+    all
+}
+
+/// Where a link leads; none if there is nothing of that name.
+fn read_link(dir: BorrowedFd<'_>, name: &Path) -> io::Result<Option<PathBuf>> {
+    match nix::fcntl::readlinkat(dir, name) {
+        Ok(target) => Ok(Some(target.into())),
+        Err(nix::errno::Errno::ENOENT) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn reopen_place(dir: BorrowedFd<'_>, name: &Path, made: &OwnedFd) -> io::Result<OwnedFd> {

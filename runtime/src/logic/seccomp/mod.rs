@@ -195,9 +195,16 @@ fn asks(profile: &LinuxSeccomp) -> Result<bool, Error> {
     }
 }
 
+/// The flags of a profile in the kernel's numbers, for the log.
+pub(crate) fn asked_flags(profile: &LinuxSeccomp) -> u64 {
+    flags(profile, false)
+}
+
 fn flags(profile: &LinuxSeccomp, asks: bool) -> u64 {
     let start = if asks { NEW_LISTENER } else { 0 };
-    profile.flags().iter().flatten().fold(start, |bits, flag| {
+    // With no word of flags, as runc has it: kernels before 5.16 would slow the process down.
+    let Some(all) = profile.flags() else { return start | 4 };
+    all.iter().fold(start, |bits, flag| {
         bits | match flag {
             // The process has one thread.
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,

@@ -2,11 +2,13 @@
 //! Debian's busybox-static; says so and passes where they are missing.
 #![allow(clippy::print_stdout)]
 
+#[path = "../world/mod.rs"]
 mod world;
+
+mod mounts;
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio as Pipe};
@@ -18,8 +20,8 @@ use world::{Check, Ended, World};
 
 fn main() {
     world::main(&[
-        ("mounts_with_mapped_owners", mounts_with_mapped_owners),
-        ("a_mapped_mount_in_a_user_namespace", a_mapped_mount_in_a_user_namespace),
+        ("mounts_with_mapped_owners", mounts::mounts_with_mapped_owners),
+        ("a_mapped_mount_in_a_user_namespace", mounts::a_mapped_mount_in_a_user_namespace),
         ("an_agent_answers_system_calls", an_agent_answers_system_calls),
         ("an_agent_that_is_not_there", an_agent_that_is_not_there),
         ("clocks_that_are_off", clocks_that_are_off),
@@ -30,11 +32,15 @@ fn main() {
         ("a_joined_user_namespace", a_joined_user_namespace),
         ("joined_namespaces", joined_namespaces),
         ("oom_score_in_a_user_namespace", oom_score_in_a_user_namespace),
-        ("copied_up", copied_up),
-        ("attributes_of_all_below", attributes_of_all_below),
-        ("propagation_of_the_root", propagation_of_the_root),
+        ("copied_up", mounts::copied_up),
+        ("attributes_of_all_below", mounts::attributes_of_all_below),
+        ("propagation_of_the_root", mounts::propagation_of_the_root),
         ("six_kinds_of_hooks", six_kinds_of_hooks),
         ("hooks_that_fail", hooks_that_fail),
+        ("links_that_lead_to_nothing_yet", mounts::links_that_lead_to_nothing_yet),
+        ("modes_of_a_tmpfs", mounts::modes_of_a_tmpfs),
+        ("sources_that_mounts_have_brought", mounts::sources_that_mounts_have_brought),
+        ("hooks_run_behind_the_filter", hooks_run_behind_the_filter),
         ("domain_name", domain_name),
         ("what_this_host_has_not", what_this_host_has_not),
         ("devices_that_do_not_match", devices_that_do_not_match),
@@ -57,22 +63,6 @@ fn with_namespace(w: &mut World, namespace: Value) {
     }
 }
 
-fn mounts_with_mapped_owners() -> Check {
-    let mut w = World::new()?;
-    let source = w.path("source");
-    std::fs::create_dir_all(&source)?;
-    std::fs::write(source.join("file"), "x")?;
-    std::os::unix::fs::chown(source.join("file"), Some(1000), Some(2000))?;
-    let one = |from: u32, to: u32| json!([{"containerID": from, "hostID": to, "size": 1}]);
-    w.mount(json!({"destination": "/mapped", "source": source, "options": ["bind", "idmap"],
-        "uidMappings": one(1000, 5000), "gidMappings": one(2000, 6000)}));
-    w.mount(json!({"destination": "/deep", "source": source, "options": ["rbind", "ridmap", "ro"],
-        "uidMappings": one(1000, 5001), "gidMappings": one(2000, 6001)}));
-    w.mount(json!({"destination": "/plain", "source": source, "options": ["bind"]}));
-    w.sh("stat -c %u:%g /mapped/file /deep/file /plain/file; touch /deep/x 2>/dev/null || echo ro");
-    w.same("owners", lines(&w)?.join(" "), "5000:6000 5001:6001 1000:2000 ro".to_owned())
-}
-
 fn in_user_namespace(w: &mut World) -> Check {
     w.open_to(100_000)?;
     with_namespace(w, json!({"type": "user"}));
@@ -80,21 +70,6 @@ fn in_user_namespace(w: &mut World) -> Check {
     w.spec["linux"]["uidMappings"] = map.clone();
     w.spec["linux"]["gidMappings"] = map;
     Ok(())
-}
-
-fn a_mapped_mount_in_a_user_namespace() -> Check {
-    let mut w = World::new()?;
-    in_user_namespace(&mut w)?;
-    let source = w.path("source");
-    std::fs::create_dir_all(&source)?;
-    std::fs::set_permissions(&source, std::fs::Permissions::from_mode(0o777))?;
-    std::fs::write(source.join("file"), "x")?;
-    w.mount(json!({"destination": "/mapped", "source": source, "options": ["bind", "idmap"]}));
-    w.mount(json!({"destination": "/plain", "source": source, "options": ["bind"]}));
-    w.sh("stat -c %u /mapped/file /plain/file; touch /mapped/made");
-    w.same("owners", lines(&w)?.join(" "), "0 65534".to_owned())?;
-    use std::os::unix::fs::MetadataExt;
-    w.same("made by the host's root", std::fs::metadata(source.join("made"))?.uid(), 0)
 }
 
 /// The other end of a container's filter: takes one listener, and answers its first call with an
@@ -496,56 +471,6 @@ fn oom_score_in_a_user_namespace() -> Check {
     w.same("score", lines(&w)?.join(""), "321".to_owned())
 }
 
-fn copied_up() -> Check {
-    let mut w = World::new()?;
-    let under = w.root().join("under");
-    std::fs::create_dir_all(under.join("deep/er"))?;
-    std::fs::write(under.join("deep/er/file"), "content")?;
-    std::fs::set_permissions(under.join("deep/er/file"), std::fs::Permissions::from_mode(0o4751))?;
-    std::os::unix::fs::chown(under.join("deep"), Some(12), Some(34))?;
-    std::os::unix::fs::symlink("/etc/shadow", under.join("link"))?;
-    std::fs::set_permissions(&under, std::fs::Permissions::from_mode(0o1755))?;
-    w.mount(json!({"destination": "/under", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "ro"]}));
-    w.sh("cat /under/deep/er/file; echo; stat -c %a /under/deep/er/file /under; \
-          stat -c %u:%g /under/deep; readlink /under/link; \
-          mount | grep -c 'tmpfs on /under type tmpfs (ro'; touch /under/x 2>/dev/null || echo ro");
-    w.same("all", lines(&w)?.join(" "), "content 4751 1755 12:34 /etc/shadow 1 ro".to_owned())
-}
-
-fn attributes_of_all_below() -> Check {
-    let mut w = World::new()?;
-    w.mount(
-        json!({"destination": "/deep", "source": "/dev", "options": ["rbind", "rro", "rnoexec"]}),
-    );
-    w.mount(json!({"destination": "/flat", "source": "/dev", "options": ["rbind", "ro"]}));
-    w.sh("for at in deep flat; do grep \" /$at/pts \" /proc/self/mountinfo | cut -d' ' -f6 | grep -oE '^(ro|rw)|noexec' | sort -u | tr '\\n' ' '; done");
-    let all = lines(&w)?.join("");
-    w.has(&all, "noexec ro ")?;
-    w.has(&all, "rw ")
-}
-
-fn propagation_of_the_root() -> Check {
-    for (word, sign) in [
-        ("shared", "shared:"),
-        ("rshared", "shared:"),
-        ("slave", ""),
-        ("rslave", ""),
-        ("private", ""),
-        ("unbindable", "unbindable"),
-    ] {
-        let mut w = World::new()?;
-        w.spec["linux"]["rootfsPropagation"] = json!(word);
-        w.sh("while read a b c d e f g h; do [ \"$e\" = / ] && echo \"$g\"; done </proc/self/mountinfo; true");
-        let line = lines(&w)?.join("");
-        w.same(
-            &format!("{word}: {line}"),
-            line.contains(sign) && (!sign.is_empty() || !line.contains("shared:")),
-            true,
-        )?;
-    }
-    Ok(())
-}
-
 fn hook_script(w: &World, name: &str) -> Value {
     let log = w.path("log");
     json!({"path": "/bin/sh", "env": ["WHICH=hello"], "args": ["sh", "-c",
@@ -646,4 +571,18 @@ fn devices_that_do_not_match() -> Check {
     let error = w.refused()?;
     w.same("kind", error.kind(), ErrorKind::AlreadyExists)?;
     w.same("as it was", std::fs::read_to_string(w.root().join("thing"))?.as_str(), "not a device")
+}
+
+/// A hook in the container is under the container's filter, and has no descriptor but its own.
+fn hooks_run_behind_the_filter() -> Check {
+    let mut w = World::new()?;
+    w.sh("echo ran");
+    w.spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]});
+    let hook = |script: &str| json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    w.spec["hooks"] = hook("! mkdir /tmp/x && [ $(ls /proc/self/fd | wc -l) = 4 ]");
+    w.same("output", lines(&w)?.join(" "), "ran".to_owned())?;
+    w.spec["linux"]["seccomp"]["syscalls"][0]["action"] = json!("SCMP_ACT_KILL_PROCESS");
+    w.spec["hooks"] = hook("exec mkdir /tmp/x");
+    w.has(&w.refused()?.to_string(), "bad system call")
 }
