@@ -5,10 +5,18 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     path::Path,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Result, ensure};
-use wharf_tests::{host, wait, world::World};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use wharf_tests::{
+    host, wait,
+    world::{World, has_ended},
+};
 
 const AUTHORITY: &str = "req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1";
 const REQUEST: &str = "req -new -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1";
@@ -84,10 +92,43 @@ async fn tcp_wants_a_certificate_of_ours() -> Result<()> {
     let known = known.await;
     let stranger = version(Some("stranger"));
     let nobody = version(None);
+    // Every call of these two upgrades makes a connection of its own.
+    let over = AtomicBool::new(false);
+    let through = std::thread::scope(|scope| {
+        let calls = scope.spawn(|| {
+            let mut calls = 0;
+            while !over.load(Ordering::Relaxed) {
+                ensure!(version(Some("friend"))?, "call {calls} of an upgrade failed");
+                calls += 1;
+            }
+            Ok(calls)
+        });
+        let upgrades =
+            (0..2).try_for_each(|_| upgrade(world.cli(["system", "upgrade"])?, &address, folder));
+        over.store(true, Ordering::Relaxed);
+        let calls = calls.join().expect("calls do not panic");
+        upgrades.and(calls)
+    });
     daemon.kill()?;
     daemon.wait()?;
+    // The newest is nobody's child here.
+    let newest = fs::read_to_string(folder.join("tr/wharfd.lock"))?.trim().parse()?;
+    let ended = kill(Pid::from_raw(newest), Signal::SIGTERM);
+    wait::until_now("the newest ends", || Ok(has_ended(newest).then_some(()))).await?;
     known?;
     ensure!(!stranger?, "a stranger was let in");
     ensure!(!nobody?, "nobody in particular was let in");
+    ensure!(through? > 0, "no call was made meanwhile");
+    ended?;
     world.finish().await
+}
+
+fn upgrade(mut command: Command, address: &str, folder: &Path) -> Result<()> {
+    let file = |name: &str| folder.join(name);
+    command.env("WHARF_ADDRESS", address);
+    command.arg("--tls-ca").arg(file("ca.pem"));
+    command.arg("--tls-cert").arg(file("friend.pem")).arg("--tls-key").arg(file("friend.key"));
+    let output = command.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
