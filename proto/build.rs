@@ -27,6 +27,7 @@ const GRPC: &[&str] = &[
     "wharf/v1/system.proto",
     "wharf/v1/volumes.proto",
     "wharf/v1/prune.proto",
+    "wharf/v1/files.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

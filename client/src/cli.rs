@@ -9,6 +9,7 @@ mod autostart;
 mod care;
 mod commit;
 mod context;
+mod copy;
 mod debug;
 mod docker_config;
 mod events;
@@ -144,6 +145,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         C::Search(args) => registry::search(context, args).await,
         C::Tags(args) => registry::tags(context, args).await,
         C::Commit(args) => commit::commit(context, args).await,
+        C::Cp(args) => copy::cp(context, args).await,
+        C::Diff(args) => copy::diff(context, args).await,
+        C::Export(args) => copy::export(context, args).await,
         C::History(args) => commit::history(context, args).await,
         C::Volume(group) => volumes::volume(context, group.command).await,
         C::PruneContainers(args) => prune::containers(context, args).await,

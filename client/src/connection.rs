@@ -20,8 +20,9 @@ use tonic::{
 };
 use wharf_proto::v1::{
     NAMESPACE_KEY, REQUEST_ID_KEY, containers_client::ContainersClient,
-    events_client::EventsClient, images_client::ImagesClient, registries_client::RegistriesClient,
-    system_client::SystemClient, volumes_client::VolumesClient,
+    events_client::EventsClient, files_client::FilesClient, images_client::ImagesClient,
+    registries_client::RegistriesClient, system_client::SystemClient,
+    volumes_client::VolumesClient,
 };
 
 use crate::{
@@ -220,6 +221,12 @@ impl Client {
     #[must_use]
     pub fn volumes(&self) -> VolumesClient<Service> {
         VolumesClient::new(self.service()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// As [`Self::containers`].
+    #[must_use]
+    pub fn files(&self) -> FilesClient<Service> {
+        FilesClient::new(self.service()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     fn service(&self) -> Service {

@@ -88,17 +88,27 @@ impl Client {
 
 fn send_archive(
     start: ImportStart,
-    mut archive: impl Read,
+    archive: impl Read,
     pieces: &mpsc::Sender<ImportImageRequest>,
 ) -> io::Result<()> {
     let send = |kind| pieces.blocking_send(ImportImageRequest { kind: Some(kind) }).is_ok();
-    let mut wanted = send(import_image_request::Kind::Start(start));
+    let start = send(import_image_request::Kind::Start(start));
+    if start {
+        send_all(archive, |data| send(import_image_request::Kind::Data(data)))
+    } else {
+        Ok(())
+    }
+}
+
+/// Reads all, and sends it piece by piece while anybody wants it.
+pub(crate) fn send_all(mut archive: impl Read, send: impl Fn(Vec<u8>) -> bool) -> io::Result<()> {
+    let mut wanted = true;
     let mut buffer = BytesMut::zeroed(PIECE);
     while wanted {
         match archive.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => {
-                wanted = send(import_image_request::Kind::Data(buffer[..count].to_vec()));
+                wanted = send(buffer[..count].to_vec());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

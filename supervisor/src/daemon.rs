@@ -25,14 +25,14 @@ use tokio::{
 use tonic::transport::Server;
 use wharf_proto::v1::{
     self, containers_server::ContainersServer, events_server::EventsServer,
-    images_server::ImagesServer, registries_server::RegistriesServer, system_server::SystemServer,
-    volumes_server::VolumesServer,
+    files_server::FilesServer, images_server::ImagesServer, registries_server::RegistriesServer,
+    system_server::SystemServer, volumes_server::VolumesServer,
 };
 
 use crate::{
     api::admission::{Admission, Bounds},
     api::native::{
-        ContainersApi, EventsApi, ImagesApi, Once, RegistriesApi, SystemApi, VolumesApi,
+        ContainersApi, EventsApi, FilesApi, ImagesApi, Once, RegistriesApi, SystemApi, VolumesApi,
         drain::DrainLayer,
     },
     config::{Address, Config, SnapshotterChoice},
@@ -164,6 +164,7 @@ async fn run(config: &Arc<Config>, place: &mut Place) -> Result<End, Error> {
     health.set_serving::<EventsServer<EventsApi>>().await;
     health.set_serving::<SystemServer<SystemApi>>().await;
     health.set_serving::<VolumesServer<VolumesApi>>().await;
+    health.set_serving::<FilesServer<FilesApi>>().await;
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -199,6 +200,10 @@ async fn run(config: &Arc<Config>, place: &mut Place) -> Result<End, Error> {
         )
         .add_service(EventsServer::new(EventsApi { events, containers: containers.clone() }))
         .add_service(once.wrap(VolumesServer::new(VolumesApi { volumes: volumes.clone() })))
+        .add_service(
+            FilesServer::new(FilesApi { containers: containers.clone() })
+                .max_decoding_message_size(MAX_MESSAGE),
+        )
         .add_service(once.wrap(SystemServer::new(SystemApi {
             system,
             images,

@@ -8,6 +8,7 @@ use crate::cli::{
     attach::{AttachArgs, StartArgs},
     care::{BackupArgs, DoctorArgs},
     commit::{CommitArgs, HistoryArgs},
+    copy::{CpArgs, DiffArgs, ExportArgs},
     events::EventsArgs,
     exec::ExecArgs,
     images::{ImagesArgs, RmiArgs},
@@ -145,6 +146,9 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Tags(TagsArgs),
     Commit(CommitArgs),
+    Cp(CpArgs),
+    Diff(DiffArgs),
+    Export(ExportArgs),
     History(HistoryArgs),
     Events(EventsArgs),
     Info(InfoArgs),
@@ -203,6 +207,9 @@ enum ContainerVerb {
     Update(UpdateArgs),
     Inspect(InspectArgs),
     Commit(CommitArgs),
+    Cp(CpArgs),
+    Diff(DiffArgs),
+    Export(ExportArgs),
     Prune(ContainerPruneArgs),
 }
 
@@ -274,6 +281,9 @@ impl Command {
                 ContainerVerb::Update(args) => Self::Update(args),
                 ContainerVerb::Inspect(args) => Self::Inspect(args.only_containers()),
                 ContainerVerb::Commit(args) => Self::Commit(args),
+                ContainerVerb::Cp(args) => Self::Cp(args),
+                ContainerVerb::Diff(args) => Self::Diff(args),
+                ContainerVerb::Export(args) => Self::Export(args),
                 ContainerVerb::Prune(args) => Self::PruneContainers(args),
             },
             Self::Image(group) => match group.command {

@@ -3,6 +3,7 @@
 pub mod archive;
 pub mod aside;
 pub mod content;
+pub mod files;
 pub mod handover;
 pub mod host;
 pub mod leftovers;

@@ -15,6 +15,7 @@ mod errors;
 mod events;
 mod exec;
 mod figures;
+mod files;
 mod foreign;
 mod freeze;
 mod harness;

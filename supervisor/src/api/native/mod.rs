@@ -3,6 +3,7 @@
 mod containers;
 pub mod drain;
 mod events;
+mod files;
 mod images;
 mod list;
 mod once;
@@ -15,6 +16,7 @@ mod volumes;
 
 pub use containers::ContainersApi;
 pub use events::EventsApi;
+pub use files::FilesApi;
 pub use images::ImagesApi;
 pub use once::{Once, OnceService};
 pub use registries::RegistriesApi;

@@ -19,7 +19,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::snapshots::{Change, ChangeKind, Now, xattrs};
+use super::{
+    files::Owners,
+    snapshots::{Change, ChangeKind, Now, xattrs},
+};
 use header::{Header, Kind, Records};
 
 const BUFFER_BYTES: usize = 128 << 10;
@@ -34,12 +37,34 @@ pub struct Packer<W: Write> {
     /// Whether anything but the root has been written.
     is_empty: bool,
     buffer: Vec<u8>,
+    owners: Owners,
+    holes: Holes,
+}
+
+/// What becomes of the holes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holes {
+    /// They stay holes, in a form that not every reader knows.
+    Kept,
+    /// Zeros, for any reader.
+    Filled,
 }
 
 impl<W: Write> Packer<W> {
     /// A layer that goes to `out`.
     pub fn new(out: W) -> Self {
-        Self { out, links: HashMap::new(), is_empty: true, buffer: vec![0; BUFFER_BYTES] }
+        Self { holes: Holes::Kept, ..Self::for_anyone(out, Owners::default()) }
+    }
+
+    /// A tar that any program reads, of files whose owners are others in the container.
+    pub fn for_anyone(out: W, owners: Owners) -> Self {
+        let (buffer, holes) = (vec![0; BUFFER_BYTES], Holes::Filled);
+        Self { out, links: HashMap::new(), is_empty: true, buffer, owners, holes }
+    }
+
+    fn header_of(&self, stat: &Stat, kind: Kind) -> Header<'static> {
+        let (uid, gid) = self.owners.inside(stat.st_uid, stat.st_gid);
+        Header { uid, gid, ..of(stat, kind) }
     }
 
     /// Adds a change.
@@ -66,7 +91,10 @@ impl<W: Write> Packer<W> {
             FileType::RegularFile => self.file(change.path, now),
             FileType::Symlink => match readlinkat(now.dir, now.name, Vec::new()) {
                 Ok(target) => {
-                    let header = Header { link: target.as_bytes(), ..of(now.stat, Kind::Symlink) };
+                    let header = Header {
+                        link: target.as_bytes(),
+                        ..self.header_of(now.stat, Kind::Symlink)
+                    };
                     self.entry(change.path, &header, now)
                 }
                 Err(Errno::NOENT | Errno::INVAL) => Ok(()),
@@ -74,7 +102,7 @@ impl<W: Write> Packer<W> {
             },
             FileType::CharacterDevice => self.device(change.path, now, Kind::Char),
             FileType::BlockDevice => self.device(change.path, now, Kind::Block),
-            FileType::Fifo => self.entry(change.path, &of(now.stat, Kind::Fifo), now),
+            FileType::Fifo => self.entry(change.path, &self.header_of(now.stat, Kind::Fifo), now),
             FileType::Socket | FileType::Unknown => Ok(()),
         }
     }
@@ -98,13 +126,13 @@ impl<W: Write> Packer<W> {
     fn folder(&mut self, path: &[u8], now: &Now<'_>) -> io::Result<()> {
         // The root is there in any case.
         let named = if path.is_empty() { b"./".to_vec() } else { [path, b"/"].concat() };
-        self.entry(&named, &of(now.stat, Kind::Folder), now)
+        self.entry(&named, &self.header_of(now.stat, Kind::Folder), now)
     }
 
     fn device(&mut self, path: &[u8], now: &Now<'_>, kind: Kind) -> io::Result<()> {
         let number = now.stat.st_rdev;
         let device = Some((major(number), minor(number)));
-        self.entry(path, &Header { device, ..of(now.stat, kind) }, now)
+        self.entry(path, &Header { device, ..self.header_of(now.stat, kind) }, now)
     }
 
     fn entry(&mut self, path: &[u8], header: &Header<'_>, now: &Now<'_>) -> io::Result<()> {
@@ -151,7 +179,7 @@ impl<W: Write> Packer<W> {
         }
         let now = Now { stat: &stat, ..*now };
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let header = Header { size, ..of(&stat, Kind::File) };
+        let header = Header { size, ..self.header_of(&stat, Kind::File) };
         if self.is_second_name(path, &header, &stat)? {
             return Ok(());
         }
@@ -159,7 +187,8 @@ impl<W: Write> Packer<W> {
         let mut records = Records::default();
         attributes(&now, &mut records)?;
         let has_holes = u64::try_from(stat.st_blocks).unwrap_or(0) * 512 < size;
-        let extents = if has_holes { extents(&file, size)? } else { None };
+        let extents =
+            if has_holes && self.holes == Holes::Kept { extents(&file, size)? } else { None };
         let file = File::from(file);
         match extents {
             Some(extents) => self.sparse(path, &file, &header, records, &extents),

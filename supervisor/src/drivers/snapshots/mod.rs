@@ -23,6 +23,7 @@ mod view;
 use std::{
     collections::HashSet,
     fmt::Debug,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -37,7 +38,7 @@ pub use native::Native;
 pub use overlay::Overlay;
 pub use trash::Trash;
 pub use usage::measure;
-pub use view::RootView;
+pub use view::{Access, RootView, bind_into};
 
 use crate::{drivers::content::Digest, ids::ContainerId, store::Record};
 
@@ -199,6 +200,18 @@ pub trait Snapshotter: Debug + Send + Sync {
         id: &ContainerId,
         chain_id: Option<&Digest>,
     ) -> Result<RootView, Error>;
+
+    /// A container's root file system, mounted where nobody sees it and gone with its descriptor. To
+    /// be written to only while nothing else has it mounted.
+    ///
+    /// # Errors
+    /// When it has not been prepared.
+    fn tree(
+        &self,
+        id: &ContainerId,
+        chain_id: Option<&Digest>,
+        access: Access,
+    ) -> Result<OwnedFd, Error>;
 
     /// Tells what a container has changed, folders before what is in them. What the runtime makes at
     /// `own` paths to mount on is no change while it is empty.

@@ -14,8 +14,10 @@ use std::{
 };
 
 use super::{
-    Error, LayerRecord, Mount, NewLayer, Overlay, RootView, Snapshotter, Usage, Visit, changes,
+    Access, Error, LayerRecord, Mount, NewLayer, Overlay, RootView, Snapshotter, Usage, Visit,
+    changes,
     copy::{self, copy_tree},
+    view,
 };
 use crate::{drivers::content::Digest, ids::ContainerId, store::Store};
 
@@ -152,6 +154,11 @@ impl Snapshotter for Native {
 
     fn view_container(&self, id: &ContainerId, _: Option<&Digest>) -> Result<RootView, Error> {
         RootView::open(&[self.files(id)?])
+    }
+
+    fn tree(&self, id: &ContainerId, _: Option<&Digest>, access: Access) -> Result<OwnedFd, Error> {
+        let files = self.files(id)?;
+        view::bind(&files, access).map_err(|e| Error::io("mount the container's copy", &files, e))
     }
 
     fn changes(

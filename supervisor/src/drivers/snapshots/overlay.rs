@@ -16,8 +16,8 @@ use std::{
 };
 
 use super::{
-    Error, LayerRecord, Mount, NewLayer, RootView, Snapshotter, Usage, Visit, changes, implicit,
-    trash::Trash, usage,
+    Access, Error, LayerRecord, Mount, NewLayer, RootView, Snapshotter, Usage, Visit, changes,
+    implicit, trash::Trash, usage, view,
 };
 use crate::{drivers::content::Digest, ids::ContainerId, store::Store};
 
@@ -213,6 +213,28 @@ impl Snapshotter for Overlay {
         let mut layers = vec![folder.join("fs")];
         layers.extend(self.stack(chain_id)?);
         RootView::open(&layers)
+    }
+
+    fn tree(
+        &self,
+        id: &ContainerId,
+        chain_id: Option<&Digest>,
+        access: Access,
+    ) -> Result<OwnedFd, Error> {
+        let folder = self.container_folder(id);
+        if !folder.exists() {
+            return Err(Error::NoContainer(id.clone()));
+        }
+        let (upper, lower) = (folder.join("fs"), self.stack(chain_id)?);
+        let mounted = match (access, lower.is_empty()) {
+            (_, true) => view::bind(&upper, access),
+            (Access::Read, false) => {
+                let layers: Vec<PathBuf> = [vec![upper.clone()], lower].concat();
+                view::detached_overlay(&layers)
+            }
+            (Access::Write, false) => view::writable(&lower, &upper, &folder.join("work")),
+        };
+        mounted.map_err(|e| Error::io("mount the container's layer", &upper, e))
     }
 
     fn changes(

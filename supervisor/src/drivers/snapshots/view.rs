@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -11,8 +11,8 @@ use rustix::{
     fs::{Mode, OFlags, ResolveFlags, openat2},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-        fsopen,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+        fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
     },
 };
 
@@ -123,8 +123,102 @@ fn is_root(path: &Path) -> bool {
     path.components().all(|c| !matches!(c, std::path::Component::Normal(_)))
 }
 
+/// What is to be done to files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Look at them.
+    Read,
+    /// Change them.
+    Write,
+}
+
+/// A folder as a mount of its own, mounted nowhere.
+pub(super) fn bind(folder: &Path, access: Access) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(rustix::fs::CWD, folder, flags)?;
+    if access == Access::Read {
+        read_only(&tree)?;
+    }
+    Ok(tree)
+}
+
+fn read_only(tree: &OwnedFd) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty C string; `attributes` is a whole mount_attr of the size given and
+    // lives through the call.
+    #[expect(unsafe_code, reason = "rustix has no call for it")]
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            std::ptr::from_ref(&attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Mounts a folder or file of the host at a path of a detached root; a folder is made for it if that
+/// is missing and can be.
+///
+/// # Errors
+/// When it can't be mounted, as before Linux 6.15.
+pub fn bind_into(
+    root: BorrowedFd<'_>,
+    source: &Path,
+    target: &str,
+    access: Access,
+) -> Result<(), Error> {
+    let fail = |e: io::Error| {
+        Error::io("mount a volume for a container that does not run at", Path::new(target), e)
+    };
+    let path = Path::new(target.trim_start_matches('/'));
+    let Some(place) = place_for(root, path).map_err(fail)? else { return Ok(()) };
+    let tree = bind(source, access).map_err(fail)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    match move_mount(&tree, "", &place, "", flags) {
+        Err(Errno::NOTDIR) => Ok(()),
+        done => done.map_err(|e| fail(e.into())),
+    }
+}
+
+/// None: it is not there, and nothing can be made there.
+fn place_for(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let open =
+        |path: &Path| openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let mut done = std::path::PathBuf::new();
+    let mut at = open(Path::new("."))?;
+    for part in path.components() {
+        done.push(part);
+        at = match open(&done) {
+            Err(Errno::NOENT) => {
+                let name = part.as_os_str();
+                match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(Errno::ROFS) => return Ok(None),
+                    Err(e) => return Err(e.into()),
+                }
+                open(&done)?
+            }
+            Err(Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            opened => opened?,
+        };
+    }
+    Ok(Some(at))
+}
+
 /// An overlay that is mounted nowhere and goes with its descriptor.
-fn detached_overlay(layers: &[PathBuf]) -> io::Result<OwnedFd> {
+pub(super) fn detached_overlay(layers: &[PathBuf]) -> io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     match add_one_by_one(&context, layers) {
         // Before Linux 6.8 there is no `lowerdir+`: one option for all, 256 bytes at most.
@@ -140,6 +234,22 @@ fn detached_overlay(layers: &[PathBuf]) -> io::Result<OwnedFd> {
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// An overlay that can be written to, mounted nowhere.
+pub(super) fn writable(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    match add_one_by_one(&context, lower) {
+        Err(Errno::INVAL) => {
+            let all: Vec<_> = lower.iter().map(|l| l.to_string_lossy()).collect();
+            fsconfig_set_string(&context, "lowerdir", all.join(":"))?;
+        }
+        other => other?,
+    }
+    fsconfig_set_string(&context, "upperdir", upper)?;
+    fsconfig_set_string(&context, "workdir", work)?;
+    fsconfig_create(&context)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
 /// Makes an overlay that can be written to, and lets it go.

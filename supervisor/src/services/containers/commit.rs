@@ -57,6 +57,11 @@ const OWN_PATHS: [&str; 13] = [
     "etc/resolv.conf",
 ];
 
+/// The same as the walk of changes takes them.
+pub(super) fn own_paths() -> HashSet<Vec<u8>> {
+    OWN_PATHS.iter().map(|path| path.as_bytes().to_vec()).collect()
+}
+
 impl Containers {
     /// Makes an image of a container, which may run or have stopped.
     ///
@@ -100,7 +105,7 @@ impl Containers {
         let (snapshots, id) = (self.tools.snapshots.clone(), record.id.clone());
         let (chain_id, name) = (record.image.chain_id.clone(), record.name.clone());
         let write = move |layer: &mut images::LayerSink| {
-            let own: HashSet<Vec<u8>> = OWN_PATHS.iter().map(|p| p.as_bytes().to_vec()).collect();
+            let own = own_paths();
             let told =
                 snapshots.changes(&id, chain_id.as_ref(), &own, &mut |change| layer.change(change));
             drop(pause);
@@ -115,7 +120,7 @@ impl Containers {
         self.images.commit_layer(namespace, commit, write, check).await
     }
 
-    async fn ensure_snapshot(&self, record: &Record) -> Result<(), Error> {
+    pub(super) async fn ensure_snapshot(&self, record: &Record) -> Result<(), Error> {
         let (snapshots, record) = (self.tools.snapshots.clone(), record.clone());
         let made = tokio::task::spawn_blocking(move || {
             snapshots

@@ -165,6 +165,13 @@ pub enum Command {
         /// Its turn among all that are started so.
         turn: OwnedSemaphorePermit,
     },
+    /// Do nothing else for as long as somebody works on the files of a container that does not run.
+    KeepStill {
+        /// Ends it.
+        until: oneshot::Receiver<()>,
+        /// Answered when it is so; it runs: an error.
+        reply: Reply<()>,
+    },
     /// Start a shim in place of one that died.
     Adopt {
         /// Which start.
@@ -282,11 +289,24 @@ impl Driver {
                 self.again(number).await;
                 drop(turn);
             }
+            Command::KeepStill { until, reply } => self.keep_still(until, reply).await,
             Command::Adopt { number } => self.adopt(number).await,
             Command::Ended { number, result } => self.ended(number, *result).await,
             Command::Under { ticket, command } => {
                 Box::pin(ticket.scope(self.obey(*command))).await;
             }
+        }
+    }
+
+    async fn keep_still(&mut self, until: oneshot::Receiver<()>, reply: Reply<()>) {
+        let (verb, name) = ("keep still", self.record.name.clone());
+        let answer = match &self.record.state {
+            State::Created | State::Stopped { .. } => Ok(()),
+            state => Err(Error::State { verb, name, state: state.name(), hint: "" }),
+        };
+        if answer.is_ok() & reply.send(answer).is_ok() {
+            // Whoever holds the other end drops it in any case.
+            let _ = until.await;
         }
     }
 

@@ -6,7 +6,7 @@ use wharf_proto::kind::Kind;
 
 use super::{process::NoCommand, user::UserError};
 use crate::{
-    drivers::{shims::ShimError, snapshots},
+    drivers::{files, shims::ShimError, snapshots},
     fault::{Detail, Fault, io_kind},
     ids::{ContainerId, ContainerName, IdError},
     services::{images, volumes},
@@ -79,6 +79,14 @@ pub enum Error {
         name: ContainerName,
         /// Why.
         source: snapshots::Error,
+    },
+    /// Its files.
+    #[error("files of container {name}")]
+    Files {
+        /// Of which.
+        name: ContainerName,
+        /// Why.
+        source: files::Error,
     },
     /// Its process can't be executed.
     #[error("start container {name}")]
@@ -198,6 +206,7 @@ impl Fault for Error {
             Self::Image(e) => e.kind(),
             Self::Volume(e) => e.kind(),
             Self::Snapshot { source, .. } => source.kind(),
+            Self::Files { source, .. } => source.kind(),
             Self::Start { source, .. } | Self::Exec { source, .. } | Self::Shim { source, .. } => {
                 source.kind()
             }
@@ -227,6 +236,7 @@ impl Fault for Error {
             Self::Image(e) => e.reason(),
             Self::Volume(e) => e.reason(),
             Self::Snapshot { source, .. } => source.reason(),
+            Self::Files { source, .. } => source.reason(),
             Self::Start { source, .. } | Self::Exec { source, .. } | Self::Shim { source, .. } => {
                 source.reason()
             }
@@ -268,6 +278,7 @@ impl Fault for Error {
             },
             Self::Volume(e) => e.detail(),
             Self::Snapshot { source, .. } => source.detail(),
+            Self::Files { source, .. } => source.detail(),
             Self::Start { source, .. } | Self::Exec { source, .. } | Self::Shim { source, .. } => {
                 source.detail()
             }
