@@ -170,6 +170,11 @@ impl TaskState {
     pub(crate) fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
+
+    /// Whether what is mounted for the container is in the caller's own mount namespace.
+    pub(crate) fn shares_mounts(&self) -> bool {
+        self.namespaces & sys::process::ns::MOUNT == 0
+    }
 }
 
 /// Makes a container: namespaces, cgroups, mounts, all done when this returns, and an init that

@@ -13,6 +13,7 @@
 #                        command; it ends when that powers off, its status is what /wharf-status has
 #   --module NAME        loads a module of the kernel
 #   --env NAME=VALUE     for the command
+#   --hybrid             cgroup v1, with v2 beside it for systemd, in place of v2 alone
 #   --memory MIB, --cpus N, --deadline SECONDS, --append WORDS (kernel's), --qemu ARG (repeatable)
 #   --pid-file FILE      where the pid of the machine goes, for whoever wants to cut its power
 #
@@ -21,6 +22,7 @@
 set -euo pipefail
 
 memory=2048 cpus=2 deadline=600 append="" root="" pid_file=""
+cgroups="cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1"
 with=() tools=() dirs=() disks=() modules=() envs=() extra=()
 die() { echo "tests/vm/run.sh: $*" >&2; exit 125; }
 while [ $# -gt 0 ]; do
@@ -32,6 +34,7 @@ while [ $# -gt 0 ]; do
         --root) root=$2; shift 2 ;;
         --module) modules+=("$2"); shift 2 ;;
         --env) envs+=("$2"); shift 2 ;;
+        --hybrid) cgroups="systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0"; shift ;;
         --memory) memory=$2; shift 2 ;;
         --cpus) cpus=$2; shift 2 ;;
         --deadline) deadline=$2; shift 2 ;;
@@ -154,7 +157,7 @@ args=(
     -chardev "file,id=out,path=$work/out" -serial chardev:out
     -chardev "file,id=status,path=$work/status" -serial chardev:status
     -object rng-builtin,id=rng -device virtio-rng-pci,rng=rng
-    -append "console=ttyS0 quiet loglevel=3 panic=-1 oops=panic cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1 mitigations=off nokaslr random.trust_cpu=on$append"
+    -append "console=ttyS0 quiet loglevel=3 panic=-1 oops=panic $cgroups mitigations=off nokaslr random.trust_cpu=on$append"
 )
 [ -z "$root" ] || disks=("$root" "${disks[@]}")
 for one in "${disks[@]}"; do args+=(-drive "file=$one,format=raw,if=virtio,cache=writethrough"); done

@@ -1,13 +1,15 @@
 #!/bin/bash
 # The runtime's cgroups made by systemd: a virtual machine with a small Debian that was started by it,
-# on pure cgroup v2. Needs root and debootstrap (or WHARF_VM_TREE, a tree made by it before).
+# on pure cgroup v2 and, a second time, on v1 (systemd's hybrid hierarchy). Needs root and debootstrap
+# (or WHARF_VM_TREE, a tree made by it before).
 #
-#   tests/vm/systemd.sh
+#   tests/vm/systemd.sh [v2|hybrid]    one of the two; without, both
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-build=(cargo build --release -p wharf-runtime --bins) folder=release
-[ "${VM_PROFILE:-release}" = release ] || { build=(cargo build -p wharf-runtime --bins) folder=debug; }
+# As the Makefile builds: the whole workspace, so that nothing is compiled twice.
+build=(cargo build --release --workspace --bins) folder=release
+[ "${VM_PROFILE:-release}" = release ] || { build=(cargo build --workspace --bins) folder=debug; }
 "${build[@]}"
 work=$(mktemp -d)
 trap 'rm -rf --one-file-system "$work"' EXIT
@@ -44,9 +46,15 @@ ln -sf /lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.t
 for unit in getty.target serial-getty@ttyS0.service systemd-resolved.service systemd-timesyncd.service apt-daily.timer; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
-truncate -s 1G "$work/disk"
-mke2fs -q -t ext4 -d "$root" "$work/disk"
-tests/vm/run.sh --root "$work/disk" --memory 2048 --deadline "${VM_DEADLINE:-400}" \
-    --module inet_diag --module unix_diag --module netlink_diag --module af_packet_diag --module tcp_diag \
-    --module udp_diag --module raw_diag --module tun --module veth --module nf_tables --module nfnetlink \
-    --module nft_compat --module xt_mark --module nf_conntrack_netlink
+for kind in ${1:-v2 hybrid}; do
+    echo "== cgroup $kind"
+    options=()
+    [ "$kind" = v2 ] || options+=(--hybrid)
+    rm -f "$work/disk"
+    truncate -s 1G "$work/disk"
+    mke2fs -q -t ext4 -d "$root" "$work/disk"
+    tests/vm/run.sh "${options[@]}" --root "$work/disk" --memory 2048 --deadline "${VM_DEADLINE:-400}" \
+        --module inet_diag --module unix_diag --module netlink_diag --module af_packet_diag --module tcp_diag \
+        --module udp_diag --module raw_diag --module tun --module veth --module nf_tables --module nfnetlink \
+        --module nft_compat --module xt_mark --module nf_conntrack_netlink
+done

@@ -229,6 +229,11 @@ fn delete(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
 pub(crate) fn forget(context: &Context<'_>, id: &str) -> Result<(), CommandError> {
     let last = context.store.load(id).and_then(|record| {
         let spec = context.store.config(id)?;
+        if record.task.shares_mounts() {
+            let root = std::fs::canonicalize(&record.rootfs).unwrap_or(record.rootfs);
+            let gone = crate::flow::rootfs::unmount(&root);
+            gone.unwrap_or_else(|failure| context.log.warn(&failure.to_string()));
+        }
         Ok(Subject::new(&spec, id, &record.bundle))
     });
     context.store.remove(id)?;

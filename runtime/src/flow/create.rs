@@ -83,6 +83,9 @@ pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<C
     if made.is_err() {
         // The first failure is the one to report; a cgroup that stays is found by `destroy`.
         let _ = super::task::destroy(&cgroup);
+        if !plan.namespaces.has(ns::MOUNT) {
+            let _ = super::rootfs::unmount(&root_path);
+        }
         if subject.has_begun() {
             let _ = subject.poststop();
         }

@@ -193,6 +193,14 @@ fn run(
     process::set_memory_policy(task.memory_policy.as_ref())?;
     process::set_oom_score(plan, &mut warnings)?;
     process::set_labels(plan)?;
+    // Without a mount namespace the root does not come with it.
+    let own_root = match task.namespaces & ns::MOUNT {
+        0 => Some(
+            path::open_host(std::path::Path::new(&format!("/proc/{}/root", task.pid)))
+                .step(|| "open the container's root")?,
+        ),
+        _ => None,
+    };
     // The container's processes are about to see this one: no ptrace, no /proc/<pid>/fd
     // (CVE-2016-9962).
     sys_process::hide_from_neighbours().step(|| "hide from the container")?;
@@ -205,6 +213,10 @@ fn run(
         crate::sys::cred::become_user(0, 0, None).step(|| "become root of the user namespace")?;
     }
     let groups = process::groups(mapped);
+    if let Some(own) = own_root {
+        path::change_directory(own.as_fd()).step(|| "change to the container's root")?;
+        crate::sys::mount::change_root_here().step(|| "chroot to the container's root")?;
+    }
     let root = path::open_root().step(|| "open the container's root")?;
     let pty = console::connect(stdio, root.as_fd(), plan, Console::Exec)?;
     let seccomp = task.seccomp.as_ref();

@@ -263,12 +263,20 @@ impl Init<'_> {
     fn make_root(&self) -> Result<(OwnedFd, Vec<OwnedFd>), Failure> {
         let plan = self.plan;
         let old_root = path::open_root().step(|| "open the root")?;
-        rootfs::set_propagation(plan.root_propagation)?;
+        let own_mounts = plan.namespaces.has(ns::MOUNT);
+        if own_mounts {
+            rootfs::set_propagation(plan.root_propagation)?;
+        }
         let mut sources = Some(mounts::take(plan, self.cgroup, self.mapped)?);
         let mut nodes = Some(dev::take(plan)?);
         match (self.tree, self.rootfs) {
             (Some(_), _) => {}
             (None, Rootfs::Path(_)) => rootfs::bind_root(self.root_path)?,
+            (None, Rootfs::Mounts(_)) if !own_mounts => {
+                let text = "is needed for a root that is mounted from parts";
+                let step = "linux.namespaces: mount";
+                return Err(Failure::new(ErrorKind::Unsupported, step, text));
+            }
             (None, Rootfs::Mounts(parts)) => rootfs::mount_root(parts, self.root_path)?,
         }
         path::set_umask(0);
@@ -288,6 +296,7 @@ impl Init<'_> {
             self.subject.create_container(pid)?;
         }
         let root = match (self.tree, self.options.no_pivot) {
+            _ if !own_mounts => rootfs::change_root(self.root_path)?,
             (Some(tree), _) => {
                 let tree = tree.try_clone().step(|| "keep the container's root")?;
                 rootfs::pivot_to(tree, old_root.as_fd(), plan.root_propagation)?
@@ -297,7 +306,7 @@ impl Init<'_> {
         };
         // Before any path of the container is walked: pivot_root leaves the old root mounted on top
         // of the new one, and ".." at a root steps onto what is mounted there, in-root or not.
-        if self.tree.is_some() || !self.options.no_pivot {
+        if own_mounts && (self.tree.is_some() || !self.options.no_pivot) {
             rootfs::leave_old_root(old_root.as_fd(), root.as_fd(), plan.root_propagation)?;
         }
         let placed = match filled {
@@ -305,7 +314,7 @@ impl Init<'_> {
             None => self.fill_root(root.as_fd(), sources.take(), nodes.take())?,
         };
         guard::set_parameters(plan, placed.proc.as_ref())?;
-        if let Some(bits) = plan.root_propagation {
+        if let Some(bits) = plan.root_propagation.filter(|_| own_mounts) {
             crate::sys::mount::set_propagation(Path::new("/"), bits)
                 .step(|| "linux.rootfsPropagation: set it")?;
         }

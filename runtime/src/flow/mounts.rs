@@ -44,7 +44,7 @@ pub(crate) fn take(
                     map.map(|map| Source::OfTheRoot(place.clone(), map))
                         .step(|| format!("mounts[{index}]: keep its mapping"))
                 }
-                None => bind_source(one, mapped.get(&index))
+                None => bind_source(plan, one, mapped.get(&index))
                     .map(Source::Detached)
                     .map_err(|failure| at_index(index, failure)),
             },
@@ -90,17 +90,31 @@ fn kernel_tree(one: &MountPlan) -> Result<Source, Failure> {
     }
 }
 
-fn bind_source(one: &MountPlan, mapped: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
+fn bind_source(
+    plan: &Plan<'_>,
+    one: &MountPlan,
+    mapped: Option<&OwnedFd>,
+) -> Result<OwnedFd, Failure> {
     let step = || format!("open source {}", one.source.display());
     let tree = match mapped {
         Some(tree) => tree.try_clone().step(step)?,
         None => mount::clone_path(&one.source, one.depth()).step(step)?,
     };
-    finish_bind(one, tree)
+    finish_bind(plan, one, tree)
 }
 
-fn finish_bind(one: &MountPlan, tree: OwnedFd) -> Result<OwnedFd, Failure> {
-    change(tree.as_fd(), one.options.change, Depth::One)?;
+fn finish_bind(plan: &Plan<'_>, one: &MountPlan, tree: OwnedFd) -> Result<OwnedFd, Failure> {
+    let present = match one.options.change.is_none() {
+        true => 0,
+        false => path::mount_attributes(tree.as_fd()).step(|| "read the source's options")?,
+    };
+    let own = one.options.change.of_bind(present, plan.namespaces.has(ns::USER));
+    let own = own.map_err(|_| {
+        let step = format!("bind {} to {}", one.source.display(), one.destination.display());
+        let text = "operation not permitted: a user namespace can't take an option off its source";
+        Failure::new(ErrorKind::Denied, step, text)
+    })?;
+    change(tree.as_fd(), own, Depth::One)?;
     change(tree.as_fd(), one.options.deep_change, Depth::Tree)?;
     spread(one, tree.as_fd())?;
     Ok(tree)
@@ -108,6 +122,7 @@ fn finish_bind(one: &MountPlan, tree: OwnedFd) -> Result<OwnedFd, Failure> {
 
 /// The source that an earlier mount has brought, looked for inside of the root only.
 fn own_bind(
+    plan: &Plan<'_>,
     root: BorrowedFd<'_>,
     one: &MountPlan,
     place: &Path,
@@ -121,7 +136,7 @@ fn own_bind(
         idmap::show_through(tree.as_fd(), namespace.as_fd(), depth)
             .step(|| format!("map the owners of {}", one.source.display()))?;
     }
-    finish_bind(one, tree).map(Source::Detached)
+    finish_bind(plan, one, tree).map(Source::Detached)
 }
 
 fn spread(one: &MountPlan, tree: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -185,7 +200,7 @@ fn place_one(
     placed: &mut Placed,
 ) -> Result<(), Failure> {
     let source = match source {
-        Source::OfTheRoot(place, map) => own_bind(root, one, &place, map)?,
+        Source::OfTheRoot(place, map) => own_bind(plan, root, one, &place, map)?,
         source => source,
     };
     let mode = inherited_mode(root, one);

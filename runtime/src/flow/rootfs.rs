@@ -206,6 +206,45 @@ pub(crate) fn move_root(at: &Path) -> Result<OwnedFd, Failure> {
     Ok(root)
 }
 
+/// The same in the host's own mount namespace, which nothing of may change: the root is one for this
+/// process alone. What is mounted in it is the host's to see, until [`unmount`].
+pub(crate) fn change_root(at: &Path) -> Result<OwnedFd, Failure> {
+    let root = path::open_host(at).step(|| format!("open {}", at.display()))?;
+    path::change_directory(root.as_fd()).step(|| format!("change to {}", at.display()))?;
+    mount::change_root_here().step(|| format!("chroot to {}", at.display()))?;
+    Ok(root)
+}
+
+/// Takes away what a container without a mount namespace has mounted: all is on its root, bound to
+/// itself. A mount there that is anything else is its owner's.
+pub(crate) fn unmount(at: &Path) -> Result<(), Failure> {
+    let text =
+        std::fs::read_to_string("/proc/self/mountinfo").step(|| "read /proc/self/mountinfo")?;
+    if !is_bound_to_itself(&text, at) {
+        return Ok(());
+    }
+    mount::detach(at).step(|| format!("unmount {}", at.display()))
+}
+
+/// Whether the topmost mount at `at` shows what is at that place of the mount below it.
+fn is_bound_to_itself(mountinfo: &str, at: &Path) -> bool {
+    let fields = |line: &'_ str| -> Option<[String; 5]> {
+        let all: Vec<String> = line.split(' ').take(5).map(str::to_owned).collect();
+        all.try_into().ok()
+    };
+    let all: Vec<_> = mountinfo.lines().filter_map(fields).collect();
+    let Some([_, parent, device, root, _]) =
+        all.iter().rev().find(|[.., place]| Path::new(place) == at)
+    else {
+        return false;
+    };
+    let Some([_, _, below, its_root, its_place]) = all.iter().find(|[id, ..]| id == parent) else {
+        return false;
+    };
+    let shown = at.strip_prefix(its_place).map(|rest| Path::new(its_root).join(rest));
+    device == below && shown.is_ok_and(|shown| shown == Path::new(root))
+}
+
 /// A root that is only moved leaves the host's mounts in this namespace, out of sight. The kernel
 /// takes a whole procfs among them for leave to mount another, with nothing masked: so they go.
 fn hide_kernel_trees(at: &Path) -> Result<(), Failure> {
@@ -270,6 +309,21 @@ fn make_parent_private(at: &Path) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_root_bound_to_itself() {
+        let disk = "20 1 8:1 / / rw - ext4 disk rw\n";
+        let bound = format!("{disk}30 20 8:1 /b/rootfs /b/rootfs rw - ext4 disk rw\n");
+        let at = Path::new("/b/rootfs");
+        assert!(is_bound_to_itself(&bound, at));
+        let overlay = format!("{disk}30 20 0:9 / /b/rootfs rw - overlay overlay rw\n");
+        assert!(!is_bound_to_itself(&overlay, at));
+        let both = format!("{overlay}31 30 0:9 / /b/rootfs rw - overlay overlay rw\n");
+        assert!(is_bound_to_itself(&both, at));
+        let other = format!("{disk}30 20 8:1 /elsewhere /b/rootfs rw - ext4 disk rw\n");
+        assert!(!is_bound_to_itself(&other, at));
+        assert!(!is_bound_to_itself(disk, at));
+    }
 
     #[test]
     fn layers_are_split_at_bare_colons_and_share_a_directory() {

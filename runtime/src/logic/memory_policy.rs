@@ -24,7 +24,7 @@ pub(crate) fn parse(spec: &LinuxMemoryPolicy) -> Result<MemoryPolicy, Error> {
     use MemoryPolicyModeType as Mode;
     let refuse = |field: &str, reason: String| Error::Spec {
         field: format!("linux.memoryPolicy.{field}"),
-        reason,
+        reason: format!("invalid memory policy {}: {reason}", field.trim_end_matches('s')),
     };
     let text = spec.nodes().as_deref().unwrap_or("");
     let nodes = number_list::parse(text).map_err(|reason| refuse("nodes", reason))?;

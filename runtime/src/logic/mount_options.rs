@@ -50,6 +50,23 @@ impl AttributeChange {
         self.set == 0 && self.clear == 0
     }
 
+    /// What becomes of a bind's own mount, which has `present` of its source. As for runc: with no
+    /// word of attributes they stay; with any, those that are not named go. A user namespace may not
+    /// have less than its source: what is not named stays, and what is taken off by name is refused
+    /// (the error has the bits).
+    pub(crate) fn of_bind(self, present: u64, user_namespace: bool) -> Result<Self, u64> {
+        const LOCKED: u64 = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
+        if self.is_none() {
+            return Ok(self);
+        }
+        let refused = self.clear & present & LOCKED;
+        if user_namespace && refused != 0 {
+            return Err(refused);
+        }
+        let go = if user_namespace { attr::NOSYMFOLLOW } else { LOCKED | attr::NOSYMFOLLOW };
+        Ok(Self { set: self.set, clear: self.clear | go & !self.set })
+    }
+
     fn put(&mut self, bit: u64, on: bool) {
         if on {
             self.set |= bit;
@@ -259,6 +276,22 @@ mod tests {
         assert_eq!(o.bind, Some(true));
         assert_eq!(o.propagation, Some(Propagation { kind: ms::PRIVATE, recursive: true }));
         assert!(o.read_only());
+    }
+
+    #[test]
+    fn a_binds_attributes() {
+        let of = |words: &[&str], present, user| {
+            MountOptions::parse(words).change.of_bind(present, user).map(|c| (c.set, c.clear))
+        };
+        let all = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC | attr::NOSYMFOLLOW;
+        assert_eq!(of(&["rbind", "rprivate"], attr::RDONLY, false), Ok((0, 0)));
+        let no_suid = Ok((attr::NOSUID, all & !attr::NOSUID));
+        assert_eq!(of(&["bind", "nosuid"], attr::RDONLY, false), no_suid);
+        assert_eq!(of(&["bind", "rw"], attr::NODEV, false), Ok((0, all)));
+        let no_suid = Ok((attr::NOSUID, attr::NOSYMFOLLOW));
+        assert_eq!(of(&["bind", "nosuid"], attr::RDONLY, true), no_suid);
+        assert_eq!(of(&["bind", "rw"], attr::RDONLY, true), Err(attr::RDONLY));
+        assert!(of(&["bind", "rw"], attr::NODEV, true).is_ok());
     }
 
     #[test]

@@ -112,8 +112,8 @@ impl<'a> Plan<'a> {
             .ok_or_else(|| refuse("process", "is needed to run anything"))?;
         let linux = spec.linux().as_ref().ok_or_else(|| refuse("linux", "is needed on Linux"))?;
         let namespaces = Namespaces::parse(linux.namespaces().as_deref().unwrap_or(&[]))?;
-        if !namespaces.has(ns::MOUNT) {
-            let what = "linux.namespaces without mount: the host's own mounts would be changed";
+        if !namespaces.has(ns::MOUNT) && namespaces.has(ns::USER) {
+            let what = "linux.namespaces: user without mount: its root may not mount anything";
             return Err(Error::Unsupported { what: what.to_owned() });
         }
         let names = spec.hostname().as_deref().or(spec.domainname().as_deref());

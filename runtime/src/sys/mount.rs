@@ -206,13 +206,18 @@ pub(crate) fn detach_here() -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the current directory this process' root.
+pub(crate) fn change_root_here() -> io::Result<()> {
+    // SAFETY: a NUL-terminated constant.
+    check(i64::from(unsafe { libc::chroot(c".".as_ptr()) }))?;
+    Ok(())
+}
+
 /// Moves the mount at the current directory over "/" and makes it the root (for hosts whose root
 /// is the initial ramdisk, which can't be pivoted away).
 pub(crate) fn move_here_to_root() -> io::Result<()> {
     mount(".", Path::new("/"), "", libc::MS_MOVE, "")?;
-    // SAFETY: a NUL-terminated constant.
-    check(i64::from(unsafe { libc::chroot(c".".as_ptr()) }))?;
-    Ok(())
+    change_root_here()
 }
 
 /// Lets a mount go, with what is below it, once nobody uses it.

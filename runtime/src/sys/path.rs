@@ -313,6 +313,15 @@ pub(crate) fn fs_kind(fd: BorrowedFd<'_>) -> io::Result<FsKind> {
     })
 }
 
+/// The attributes of the mount that a descriptor is in, in the numbers of mount_setattr: read-only,
+/// nosuid, nodev, noexec.
+pub(crate) fn mount_attributes(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let flags = nix::sys::statvfs::fstatvfs(fd)?.flags().bits();
+    // The first four are the same numbers there.
+    #[allow(clippy::unnecessary_cast)] // its width differs between C libraries
+    Ok(flags as u64 & 0xf)
+}
+
 /// What a descriptor is open on.
 pub(crate) fn facts(fd: BorrowedFd<'_>) -> io::Result<FileFacts> {
     // SAFETY: stat is plain data for which zeroes are a valid value.

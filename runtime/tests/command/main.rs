@@ -38,6 +38,7 @@ fn main() {
         ("home_and_process_json", files::home_and_process_json),
         ("every_flag_of_runc_is_taken", runc_flags::every_flag_of_runc_is_taken),
         ("exec_with_more_capabilities", exec_with_more_capabilities),
+        ("in_the_hosts_mount_namespace", in_the_hosts_mount_namespace),
         ("lists_and_processes_in_each_form", runc_flags::lists_and_processes_in_each_form),
     ]);
 }
@@ -338,6 +339,33 @@ fn a_created_container_ends_by_term() -> Check {
     r.good(&["kill", "c"])?;
     world::until("its end", || Ok(r.status("c")? == "stopped"))?;
     r.good(&["delete", "c"]).map(drop)
+}
+
+/// Without a mount namespace the root is changed, and the host is left as it was.
+fn in_the_hosts_mount_namespace() -> Check {
+    let mut r = Runtime::new()?;
+    r.world.args(&["sleep", "1000"]);
+    if let Some(all) = r.world.spec["linux"]["namespaces"].as_array_mut() {
+        all.retain(|one| one["type"] != "mount");
+    }
+    r.world.spec["linux"]["maskedPaths"] = json!([]);
+    r.world.spec["linux"]["readonlyPaths"] = json!([]);
+    r.save()?;
+    let own = r.world.path("").display().to_string();
+    let mounts = || -> Check<usize> {
+        let text = std::fs::read_to_string("/proc/self/mountinfo")?;
+        Ok(text.lines().filter(|line| line.contains(&own)).count())
+    };
+    let before = mounts()?;
+    r.detached(&["run", "-d", "c"])?;
+    r.world.same("root", r.good(&["exec", "c", "ls", "/bin/busybox"])?.trim(), "/bin/busybox")?;
+    r.world.has(&r.good(&["exec", "c", "cat", "/proc/1/cmdline"])?, "sleep")?;
+    r.good(&["delete", "--force", "c"])?;
+    r.world.same("mounts left", mounts()?, before)?;
+    r.world.spec["process"]["args"] = json!(["/nope"]);
+    r.save()?;
+    r.bad(&["run", "c"])?;
+    r.world.same("mounts left by a failure", mounts()?, before)
 }
 
 /// What `--cap` adds joins each set as it was; ambient only what may be inherited.
