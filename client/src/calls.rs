@@ -31,6 +31,28 @@ const LONG: Duration = Duration::from_secs(3600);
 /// What a container has to stop when neither it nor the caller says more.
 const DEFAULT_STOP: Duration = Duration::from_secs(10);
 
+/// `ask!(client, "Get", QUICK, request, containers.get)`: a call that changes nothing.
+macro_rules! ask {
+    ($client:expr, $call:literal, $deadline:expr, $request:expr, $service:ident.$method:ident) => {{
+        let request = $request;
+        $client.ask($call, $deadline, move || {
+            let (mut service, request) = ($client.$service(), request.clone());
+            async move { service.$method(request).await }
+        })
+    }};
+}
+
+/// `mutate!(client, "Pause", QUICK, request, containers.pause)`: a call that changes something.
+macro_rules! mutate {
+    ($client:expr, $call:literal, $deadline:expr, $request:expr, $service:ident.$method:ident) => {
+        $client.mutate($call, $deadline, $request, |request| {
+            let mut service = $client.$service();
+            async move { service.$method(request).await }
+        })
+    };
+}
+pub(crate) use {ask, mutate};
+
 fn some<T>(call: &'static str, what: &'static str, value: Option<T>) -> Result<T, Error> {
     value.ok_or(Error::Answer { call, what })
 }
@@ -41,12 +63,7 @@ impl Client {
     /// Creates a container and starts nothing.
     pub async fn create_container(&self, spec: ContainerSpec) -> Result<Container, Error> {
         let request = CreateContainerRequest { spec: Some(spec) };
-        let answer = self
-            .mutate("Create", SLOW, request, |request| {
-                let mut containers = self.containers();
-                async move { containers.create(request).await }
-            })
-            .await?;
+        let answer = mutate!(self, "Create", SLOW, request, containers.create).await?;
         some("Create", "the container", answer.container)
     }
 
@@ -57,12 +74,7 @@ impl Client {
         window: Option<WindowSize>,
     ) -> Result<Container, Error> {
         let request = RunContainerRequest { spec: Some(spec), window };
-        let answer = self
-            .mutate("Run", SLOW, request, |request| {
-                let mut containers = self.containers();
-                async move { containers.run(request).await }
-            })
-            .await?;
+        let answer = mutate!(self, "Run", SLOW, request, containers.run).await?;
         some("Run", "the container", answer.container)
     }
 
@@ -83,11 +95,7 @@ impl Client {
             with_oci_spec: oci_spec,
             with_size: false,
         };
-        let send = || {
-            let (mut containers, request) = (self.containers(), request.clone());
-            async move { containers.get(request).await }
-        };
-        self.ask("Get", QUICK, send).await
+        ask!(self, "Get", QUICK, request, containers.get).await
     }
 
     /// All containers that match, newest first, all pages.
@@ -101,7 +109,6 @@ impl Client {
         filter: ContainerFilter,
         with_sizes: bool,
     ) -> Result<Vec<Container>, Error> {
-        let containers = self.containers();
         let mut found = Vec::new();
         let mut page_token = String::new();
         loop {
@@ -111,11 +118,7 @@ impl Client {
                 page_token,
                 with_sizes,
             };
-            let send = || {
-                let (mut containers, request) = (containers.clone(), request.clone());
-                async move { containers.list(request).await }
-            };
-            let answer = self.ask("List", QUICK, send).await?;
+            let answer = ask!(self, "List", QUICK, request, containers.list).await?;
             found.extend(answer.containers);
             page_token = answer.next_page_token;
             if page_token.is_empty() {
@@ -129,12 +132,7 @@ impl Client {
         &self,
         request: UpdateContainerRequest,
     ) -> Result<Container, Error> {
-        let answer = self
-            .mutate("Update", QUICK, request, |request| {
-                let mut containers = self.containers();
-                async move { containers.update(request).await }
-            })
-            .await?;
+        let answer = mutate!(self, "Update", QUICK, request, containers.update).await?;
         some("Update", "the container", answer.container)
     }
 
@@ -147,11 +145,7 @@ impl Client {
         volumes: bool,
     ) -> Result<(), Error> {
         let request = DeleteContainerRequest { container: container.to_owned(), force, volumes };
-        self.mutate("Delete", SLOW, request, |request| {
-            let mut containers = self.containers();
-            async move { containers.delete(request).await }
-        })
-        .await?;
+        mutate!(self, "Delete", SLOW, request, containers.delete).await?;
         Ok(())
     }
 
@@ -162,12 +156,7 @@ impl Client {
         window: Option<WindowSize>,
     ) -> Result<Container, Error> {
         let request = StartContainerRequest { container: container.to_owned(), window };
-        let answer = self
-            .mutate("Start", SLOW, request, |request| {
-                let mut containers = self.containers();
-                async move { containers.start(request).await }
-            })
-            .await?;
+        let answer = mutate!(self, "Start", SLOW, request, containers.start).await?;
         some("Start", "the container", answer.container)
     }
 
@@ -189,12 +178,7 @@ impl Client {
             signal: signal.to_owned(),
         };
         let deadline = own.saturating_add(SLOW);
-        let answer = self
-            .mutate("Stop", deadline, request, |request| {
-                let mut containers = self.containers();
-                async move { containers.stop(request).await }
-            })
-            .await?;
+        let answer = mutate!(self, "Stop", deadline, request, containers.stop).await?;
         some("Stop", "the container", answer.container)
     }
 
@@ -220,28 +204,28 @@ impl Client {
             signal: signal.to_owned(),
         };
         let deadline = own.saturating_add(SLOW);
-        let answer = self.unary("Restart", deadline, self.containers().restart(request)).await?;
+        let answer = mutate!(self, "Restart", deadline, request, containers.restart).await?;
         some("Restart", "the container", answer.container)
     }
 
     /// Freezes a container; one that is frozen is as wanted.
     pub async fn pause_container(&self, container: &str) -> Result<Container, Error> {
         let request = PauseContainerRequest { container: container.to_owned() };
-        let answer = self.unary("Pause", QUICK, self.containers().pause(request)).await?;
+        let answer = mutate!(self, "Pause", QUICK, request, containers.pause).await?;
         some("Pause", "the container", answer.container)
     }
 
     /// Lets a frozen container go on; one that runs is as wanted.
     pub async fn resume_container(&self, container: &str) -> Result<Container, Error> {
         let request = ResumeContainerRequest { container: container.to_owned() };
-        let answer = self.unary("Resume", QUICK, self.containers().resume(request)).await?;
+        let answer = mutate!(self, "Resume", QUICK, request, containers.resume).await?;
         some("Resume", "the container", answer.container)
     }
 
     /// The processes of a running container, as the host sees them.
     pub async fn processes(&self, container: &str) -> Result<Vec<Process>, Error> {
         let request = ProcessesRequest { container: container.to_owned() };
-        let answer = self.unary("Processes", QUICK, self.containers().processes(request)).await?;
+        let answer = ask!(self, "Processes", QUICK, request, containers.processes).await?;
         Ok(answer.processes)
     }
 
@@ -249,11 +233,7 @@ impl Client {
     pub async fn kill_container(&self, container: &str, signal: &str) -> Result<(), Error> {
         let request =
             KillContainerRequest { container: container.to_owned(), signal: signal.to_owned() };
-        self.mutate("Kill", QUICK, request, |request| {
-            let mut containers = self.containers();
-            async move { containers.kill(request).await }
-        })
-        .await?;
+        mutate!(self, "Kill", QUICK, request, containers.kill).await?;
         Ok(())
     }
 
@@ -296,22 +276,17 @@ impl Client {
             exec_id: exec_id.to_owned(),
             window: Some(window),
         };
-        self.unary("Resize", QUICK, self.containers().resize(request)).await?;
+        mutate!(self, "Resize", QUICK, request, containers.resize).await?;
         Ok(())
     }
 
     /// All images whose name holds `filter`, all pages; empty: all.
     pub async fn list_images(&self, filter: &str) -> Result<Vec<Image>, Error> {
-        let images = self.images();
         let mut found = Vec::new();
         let mut page_token = String::new();
         loop {
             let request = ListImagesRequest { filter: filter.to_owned(), page_size: 0, page_token };
-            let send = || {
-                let (mut images, request) = (images.clone(), request.clone());
-                async move { images.list(request).await }
-            };
-            let answer = self.ask("List images", QUICK, send).await?;
+            let answer = ask!(self, "List images", QUICK, request, images.list).await?;
             found.extend(answer.images);
             page_token = answer.next_page_token;
             if page_token.is_empty() {
@@ -323,12 +298,7 @@ impl Client {
     /// One image and its config blob, by reference, id or unique prefix of an id.
     pub async fn image(&self, image: &str) -> Result<(Image, String), Error> {
         let request = GetImageRequest { image: image.to_owned() };
-        let answer: GetImageResponse = self
-            .ask("Get image", QUICK, || {
-                let (mut images, request) = (self.images(), request.clone());
-                async move { images.get(request).await }
-            })
-            .await?;
+        let answer: GetImageResponse = ask!(self, "Get image", QUICK, request, images.get).await?;
         Ok((some("Get image", "the image", answer.image)?, answer.config_json))
     }
 
@@ -339,60 +309,51 @@ impl Client {
         force: bool,
     ) -> Result<DeleteImageResponse, Error> {
         let request = DeleteImageRequest { image: image.to_owned(), force };
-        self.mutate("Delete image", SLOW, request, |request| {
-            let mut images = self.images();
-            async move { images.delete(request).await }
-        })
-        .await
+        mutate!(self, "Delete image", SLOW, request, images.delete).await
     }
 
     /// Makes an image of a container's changes.
     pub async fn commit_container(&self, request: CommitContainerRequest) -> Result<Image, Error> {
-        let answer = self.unary("Commit", LONG, self.containers().commit(request)).await?;
+        let answer = mutate!(self, "Commit", LONG, request, containers.commit).await?;
         some("Commit", "the image", answer.image)
     }
 
     /// How an image came about, the newest step first.
     pub async fn image_history(&self, image: &str) -> Result<ImageHistoryResponse, Error> {
         let request = ImageHistoryRequest { image: image.to_owned() };
-        self.unary("History", QUICK, self.images().history(request)).await
+        ask!(self, "History", QUICK, request, images.history).await
     }
 
     /// Gives an image one more name, which the image that has it loses.
     pub async fn tag_image(&self, image: &str, name: &str) -> Result<Image, Error> {
         let request = TagImageRequest { image: image.to_owned(), name: name.to_owned() };
-        let answer = self
-            .mutate("Tag", QUICK, request, |request| {
-                let mut images = self.images();
-                async move { images.tag(request).await }
-            })
-            .await?;
+        let answer = mutate!(self, "Tag", QUICK, request, images.tag).await?;
         some("Tag", "the image", answer.image)
     }
 
     /// Makes a volume; one that is there with the same options is as wanted.
     pub async fn create_volume(&self, request: CreateVolumeRequest) -> Result<Volume, Error> {
-        let answer = self.unary("Create volume", QUICK, self.volumes().create(request)).await?;
+        let answer = mutate!(self, "Create volume", QUICK, request, volumes.create).await?;
         some("Create volume", "the volume", answer.volume)
     }
 
     /// One volume.
     pub async fn volume(&self, volume: &str) -> Result<Volume, Error> {
         let request = GetVolumeRequest { volume: volume.to_owned() };
-        let answer = self.unary("Get volume", QUICK, self.volumes().get(request)).await?;
+        let answer = ask!(self, "Get volume", QUICK, request, volumes.get).await?;
         some("Get volume", "the volume", answer.volume)
     }
 
     /// All volumes, in the order of their names.
     pub async fn list_volumes(&self) -> Result<Vec<Volume>, Error> {
         let request = ListVolumesRequest {};
-        Ok(self.unary("List volumes", QUICK, self.volumes().list(request)).await?.volumes)
+        Ok(ask!(self, "List volumes", QUICK, request, volumes.list).await?.volumes)
     }
 
     /// Removes a volume that no container has.
     pub async fn delete_volume(&self, volume: &str) -> Result<(), Error> {
         let request = DeleteVolumeRequest { volume: volume.to_owned() };
-        self.unary("Delete volume", SLOW, self.volumes().delete(request)).await?;
+        mutate!(self, "Delete volume", SLOW, request, volumes.delete).await?;
         Ok(())
     }
 
@@ -403,7 +364,7 @@ impl Client {
         filter: PruneFilter,
     ) -> Result<PruneResponse, Error> {
         let request = PruneVolumesRequest { all, filter: Some(filter) };
-        self.unary("Prune volumes", LONG, self.volumes().prune(request)).await
+        mutate!(self, "Prune volumes", LONG, request, volumes.prune).await
     }
 
     /// Removes images that are not needed: those without a name, or all that no container was made
@@ -414,35 +375,27 @@ impl Client {
         filter: PruneFilter,
     ) -> Result<PruneResponse, Error> {
         let request = PruneImagesRequest { all, filter: Some(filter) };
-        self.unary("Prune images", LONG, self.images().prune(request)).await
+        mutate!(self, "Prune images", LONG, request, images.prune).await
     }
 
     /// Removes containers that do not run.
     pub async fn prune_containers(&self, filter: PruneFilter) -> Result<PruneResponse, Error> {
         let request = PruneContainersRequest { filter: Some(filter) };
-        self.unary("Prune containers", LONG, self.containers().prune(request)).await
+        mutate!(self, "Prune containers", LONG, request, containers.prune).await
     }
 
     /// What everything takes on the disk.
     pub async fn disk_usage(&self) -> Result<DiskUsageResponse, Error> {
-        self.unary("Disk usage", LONG, self.system().disk_usage(DiskUsageRequest {})).await
+        ask!(self, "Disk usage", LONG, DiskUsageRequest {}, system.disk_usage).await
     }
 
     /// Who answers.
     pub async fn version(&self) -> Result<VersionResponse, Error> {
-        self.ask("Version", QUICK, || {
-            let mut system = self.system();
-            async move { system.version(VersionRequest {}).await }
-        })
-        .await
+        ask!(self, "Version", QUICK, VersionRequest {}, system.version).await
     }
 
     /// The supervisor and its host.
     pub async fn info(&self) -> Result<InfoResponse, Error> {
-        self.ask("Info", QUICK, || {
-            let mut system = self.system();
-            async move { system.info(InfoRequest {}).await }
-        })
-        .await
+        ask!(self, "Info", QUICK, InfoRequest {}, system.info).await
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::Streaming;
 use wharf_proto::v1::{BackupRequest, BackupResponse, DoctorRequest, DoctorResponse};
 
-use crate::{connection::Client, error::Error};
+use crate::{calls::mutate, connection::Client, error::Error};
 
 /// For what may read every byte there is.
 const LIMIT: Duration = Duration::from_secs(3600);
@@ -16,7 +16,7 @@ impl Client {
     /// # Errors
     /// As any call.
     pub async fn doctor(&self, request: DoctorRequest) -> Result<DoctorResponse, Error> {
-        self.unary("Doctor", LIMIT, self.system().doctor(request)).await
+        mutate!(self, "Doctor", LIMIT, request, system.doctor).await
     }
 
     /// All metadata as of one moment.

@@ -8,7 +8,12 @@ use wharf_proto::v1::{
     PushImageRequest, PushImageResponse, SearchRequest, push_image_response,
 };
 
-use crate::{backoff::Backoff, connection::Client, error::Error};
+use crate::{
+    backoff::Backoff,
+    calls::{ask, mutate},
+    connection::Client,
+    error::Error,
+};
 
 /// A registry may be far, and ask a token service first.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -45,8 +50,7 @@ impl Client {
     ) -> Result<Option<String>, Error> {
         let credentials = Some(credentials);
         let request = LoginRequest { registry: registry.to_owned(), credentials };
-        let mut registries = self.registries();
-        let answer = self.unary("Login", PATIENCE, registries.login(request)).await?;
+        let answer = mutate!(self, "Login", PATIENCE, request, registries.login).await?;
         Ok(Some(answer.identity_token).filter(|token| !token.is_empty()))
     }
 
@@ -63,9 +67,8 @@ impl Client {
         };
         let mut tags = Vec::new();
         loop {
-            let mut registries = self.registries();
-            let call = registries.list_tags(request.clone());
-            let answer = self.unary("ListTags", PATIENCE, call).await?;
+            let next = request.clone();
+            let answer = ask!(self, "ListTags", PATIENCE, next, registries.list_tags).await?;
             tags.extend(answer.tags);
             let next = answer.next_page_token;
             // A page that leads to itself would have no end.
@@ -86,8 +89,7 @@ impl Client {
     ) -> Result<Vec<FoundRepository>, Error> {
         let (term, registry) = (term.to_owned(), registry.to_owned());
         let request = SearchRequest { term, registry, limit, credentials };
-        let mut registries = self.registries();
-        let answer = self.unary("Search", PATIENCE, registries.search(request)).await?;
+        let answer = ask!(self, "Search", PATIENCE, request, registries.search).await?;
         Ok(answer.repositories)
     }
 }

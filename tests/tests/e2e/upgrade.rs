@@ -15,8 +15,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::task::{JoinHandle, JoinSet};
 use wharf_client::{Client, Input, SessionEvent, UpgradeEvent};
 use wharf_proto::v1::{
-    AttachStart, ContainerFilter, ExecStart, GetContainerRequest, LogsRequest, SubscribeRequest,
-    UpgradeDone, attach_start,
+    AttachStart, ContainerFilter, CreateVolumeRequest, ExecStart, GetContainerRequest, LogsRequest,
+    SubscribeRequest, UpgradeDone, attach_start,
 };
 use wharf_tests::{
     api::{script, sleeper},
@@ -112,6 +112,18 @@ async fn caller(client: Client, seen: Arc<Seen>, id: String, pause: Duration) {
             }
             2 => drop(seen.call("version", client.version().await)),
             3 => drop(seen.call("images", client.list_images("").await)),
+            4 => {
+                if let Some(made) = seen.call("create", client.create_container(sleeper()).await) {
+                    seen.call("delete", client.delete_container(&made.id, true, false).await);
+                }
+            }
+            6 => {
+                let request = CreateVolumeRequest::default();
+                if let Some(made) = seen.call("create volume", client.create_volume(request).await)
+                {
+                    seen.call("delete volume", client.delete_volume(&made.name).await);
+                }
+            }
             _ => drop(seen.call("get", client.container(&id).await)),
         }
     }
