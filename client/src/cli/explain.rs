@@ -6,18 +6,16 @@ use wharf_client::{Address, Kind, Refusal, v1::ContainerFilter};
 use crate::cli::{context::Context, human, output};
 
 /// Flags of Docker's that Wharf does not have yet, with what is to say about them.
-const MISSING: [(&str, &str); 11] = [
+const MISSING: [(&str, &str); 9] = [
     ("--publish", "ports are not there yet: use --network host"),
     ("-p", "ports are not there yet: use --network host"),
     ("--publish-all", "ports are not there yet: use --network host"),
     ("-P", "ports are not there yet: use --network host"),
     ("--expose", "ports are not there yet"),
-    ("--privileged", "privileged containers are not there yet: see --cap-add"),
     ("--init", "an init process is not there yet"),
     ("--device", "devices are not there yet"),
     ("--dns", "networks are not there yet: use --network host"),
     ("--gpus", "devices are not there yet"),
-    ("--security-opt", "security profiles can't be chosen yet"),
 ];
 
 /// Prints an error and its hints.

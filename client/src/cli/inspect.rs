@@ -160,6 +160,13 @@ fn state(container: &Container) -> Value {
     })
 }
 
+/// As Docker has them.
+fn security_options(spec: &ContainerSpec) -> Vec<String> {
+    let seccomp = (!spec.seccomp.is_empty()).then(|| format!("seccomp={}", spec.seccomp));
+    let privileges = spec.no_new_privileges.map(|is_on| format!("no-new-privileges={is_on}"));
+    seccomp.into_iter().chain(privileges).collect()
+}
+
 fn host_config(spec: &ContainerSpec) -> Value {
     let limits = spec.resources.clone().unwrap_or_default();
     let timeout = spec.stop_timeout.map(|timeout| timeout.seconds);
@@ -170,6 +177,8 @@ fn host_config(spec: &ContainerSpec) -> Value {
         "RestartPolicy": restart_policy(&spec.restart),
         "CapAdd": spec.cap_add,
         "CapDrop": spec.cap_drop,
+        "Privileged": spec.privileged,
+        "SecurityOpt": security_options(spec),
         "GroupAdd": spec.group_add,
         "ReadonlyRootfs": spec.read_only_rootfs,
         "ShmSize": spec.shm_size_bytes,

@@ -3,6 +3,7 @@
 pub(crate) mod env;
 pub(crate) mod keys;
 pub(crate) mod mount;
+pub(crate) mod security;
 pub(crate) mod size;
 pub(crate) mod time;
 pub(crate) mod ulimit;

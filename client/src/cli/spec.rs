@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ArgAction;
 use wharf_client::v1::{ContainerSpec, Mount, Resources};
 
-use crate::cli::parse::{env, mount, size, time, ulimit, userns};
+use crate::cli::parse::{env, mount, security, size, time, ulimit, userns};
 
 /// Flags of `run` and `create`.
 #[derive(Debug, clap::Args)]
@@ -74,6 +74,12 @@ pub(crate) struct SpecArgs {
     /// Capability to drop, or ALL (repeatable)
     #[arg(long, value_name = "CAP", help_heading = "Process")]
     cap_drop: Vec<String>,
+    /// seccomp=unconfined, seccomp=FILE or no-new-privileges[=false] (repeatable)
+    #[arg(long, value_name = "OPTION", help_heading = "Process")]
+    security_opt: Vec<String>,
+    /// All capabilities and devices, and no filter of system calls: no protection against it
+    #[arg(long, help_heading = "Process")]
+    privileged: bool,
 
     /// Users on the host: host, auto[:size=N] or UID:GID:SIZE
     #[arg(long, value_name = "USERS", help_heading = "Process")]
@@ -232,6 +238,7 @@ impl SpecArgs {
         };
         let stop_timeout = self.stop_timeout.as_deref().map(time::duration).transpose();
         let shm_size = self.shm_size.as_deref().map(size::bytes).transpose();
+        let security = security::options(&self.security_opt)?;
         Ok(ContainerSpec {
             image: image.clone(),
             name: self.name.clone().unwrap_or_default(),
@@ -263,6 +270,9 @@ impl SpecArgs {
             runtime: self.runtime.clone().unwrap_or_default(),
             restart: self.restart.clone().unwrap_or_default(),
             user_namespace: userns::users(self.userns.as_deref(), &self.uidmap, &self.gidmap)?,
+            seccomp: security.seccomp,
+            privileged: self.privileged,
+            no_new_privileges: security.no_new_privileges,
             ..ContainerSpec::default()
         })
     }

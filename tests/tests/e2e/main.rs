@@ -35,6 +35,7 @@ mod requests;
 mod restart;
 mod restarts;
 mod scale;
+mod seccomp;
 mod soak;
 mod stdio;
 mod tls;

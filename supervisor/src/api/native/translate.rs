@@ -17,6 +17,7 @@ use crate::{
             machine::{End, Run, State},
             record::Record,
             restart::Policy,
+            seccomp::Seccomp,
             spec::{Mount, MountKind, Resources, Rlimit, Signal, Spec},
             user_namespace::{IdRange, Mode, UserNamespace},
         },
@@ -112,6 +113,9 @@ pub(super) fn new_container(spec: Option<v1::ContainerSpec>) -> Result<NewContai
         runtime: spec.runtime,
         restart: restart("spec.restart", &spec.restart)?,
         user_namespace: spec.user_namespace.map(user_namespace).transpose()?,
+        seccomp: Seccomp::parse(&spec.seccomp).map_err(|e| Error::field("spec.seccomp", e))?,
+        privileged: spec.privileged,
+        no_new_privileges: spec.no_new_privileges,
     };
     Ok(NewContainer { name, spec })
 }
@@ -390,6 +394,9 @@ fn spec(record: &Record) -> v1::ContainerSpec {
         runtime: spec.runtime.clone(),
         restart: spec.restart.to_string(),
         user_namespace: spec.user_namespace.as_ref().map(user_namespace_message),
+        seccomp: spec.seccomp.text().to_owned(),
+        privileged: spec.privileged,
+        no_new_privileges: spec.no_new_privileges,
     }
 }
 

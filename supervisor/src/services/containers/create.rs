@@ -233,6 +233,10 @@ impl Containers {
             );
             return Err(Error::field(field, problem));
         }
+        if namespace.is_mapped() && spec.privileged {
+            let problem = "a privileged container has the host's users: \"host\" is needed";
+            return Err(Error::field(field, problem));
+        }
         self.ranges.give(id, namespace, || self.tools.table.records())
     }
 

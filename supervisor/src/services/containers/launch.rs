@@ -13,7 +13,7 @@ use wharf_proto::{
     task::Mount,
 };
 
-use super::{Error, driver::Tools, found, oci, record::Record, spec::MountKind};
+use super::{Error, devices, driver::Tools, found, oci, record::Record, spec::MountKind};
 use crate::{
     config::Network,
     drivers::shims::{Bundle, CreateTask, Runtime},
@@ -183,6 +183,7 @@ pub(super) fn oci_config(tools: &Tools, record: &Record) -> serde_json::Value {
         volumes: &tools.volume_sources(record),
         spec: &record.spec,
         process: &record.process,
+        devices: &if record.spec.privileged { devices::of_host() } else { Vec::new() },
         cgroup: format!("{}/{}", tools.cgroup_parent.trim_end_matches('/'), record.id),
         bundle: Bundle::of(&tools.bundles, &record.id).path(),
     })

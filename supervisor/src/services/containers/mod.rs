@@ -8,6 +8,7 @@
 
 mod commit;
 mod create;
+mod devices;
 mod driver;
 mod error;
 mod exec;
@@ -24,6 +25,7 @@ pub mod process;
 mod prune;
 pub mod record;
 pub mod restart;
+pub mod seccomp;
 pub mod spec;
 mod stats;
 mod table;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     process::Process,
+    seccomp::Seccomp,
     spec::{Mount, MountKind, Resources, Spec},
     user_namespace::IdRange,
     volumes::NO_COPY,
@@ -123,16 +124,22 @@ pub struct Input<'a> {
     pub bundle: &'a Path,
     /// Where the volumes are, by their names.
     pub volumes: &'a HashMap<String, PathBuf>,
+    /// Nodes in its `/dev` besides the usual, as the OCI spec has them.
+    pub devices: &'a [Value],
 }
 
 /// config.json.
 #[must_use]
 pub fn config(input: &Input<'_>) -> Value {
-    let Input { spec, process, cgroup, bundle, volumes } = input;
+    let Input { spec, process, cgroup, bundle, volumes, devices } = input;
     let mut annotations = serde_json::Map::new();
     for (key, value) in &spec.annotations {
         annotations.insert(key.clone(), json!(value));
     }
+    let hidden: (&[&str], &[&str]) = match spec.privileged {
+        true => (&[], &[]),
+        false => (MASKED_PATHS, READONLY_PATHS),
+    };
     json!({
         "ociVersion": OCI_VERSION,
         "hostname": if host_network(spec) { Value::Null } else { json!(spec.hostname) },
@@ -145,9 +152,11 @@ pub fn config(input: &Input<'_>) -> Value {
             "uidMappings": spec.mapped().map(|n| id_mappings(&n.uids)),
             "gidMappings": spec.mapped().map(|n| id_mappings(&n.gids)),
             "cgroupsPath": cgroup,
-            "resources": resources_with_devices(&spec.resources),
-            "maskedPaths": MASKED_PATHS,
-            "readonlyPaths": READONLY_PATHS,
+            "resources": resources_with_devices(spec),
+            "devices": devices,
+            "maskedPaths": hidden.0,
+            "readonlyPaths": hidden.1,
+            "seccomp": seccomp(spec),
         },
     })
     .without_nulls()
@@ -171,8 +180,16 @@ pub fn process_json(spec: &Spec, process: &Process) -> Value {
         "rlimits": spec.rlimits.iter().map(|r| json!({
             "type": r.kind, "soft": r.soft, "hard": r.hard,
         })).collect::<Vec<_>>(),
-        "noNewPrivileges": true,
+        "noNewPrivileges": spec.has_no_new_privileges(),
     })
+}
+
+/// The filter of system calls. A container that may do everything has none, unless it asks for one.
+fn seccomp(spec: &Spec) -> Option<Value> {
+    match (&spec.seccomp, spec.privileged) {
+        (Seccomp::Default, true) => None,
+        (asked, _) => asked.oci(&capabilities(spec)),
+    }
 }
 
 /// Limits as OCI has them.
@@ -206,8 +223,12 @@ pub fn resources(resources: &Resources) -> Value {
     .without_nulls()
 }
 
-fn resources_with_devices(limits: &Resources) -> Value {
-    let mut value = resources(limits);
+fn resources_with_devices(spec: &Spec) -> Value {
+    let mut value = resources(&spec.resources);
+    if spec.privileged {
+        value["devices"] = json!([{ "allow": true, "access": "rwm" }]);
+        return value;
+    }
     let mut devices = vec![
         json!({ "allow": false, "access": "rwm" }),
         // Any node may be made; only these may be opened.
@@ -247,6 +268,9 @@ fn id_mappings(ranges: &[IdRange]) -> Vec<Value> {
 
 fn capabilities(spec: &Spec) -> Vec<&str> {
     let all = |list: &[String]| list.iter().any(|c| c == "ALL");
+    if spec.privileged {
+        return ALL_CAPS.to_vec();
+    }
     let mut caps: Vec<&str> = match (all(&spec.cap_add), all(&spec.cap_drop)) {
         (true, _) => ALL_CAPS.to_vec(),
         (false, true) => Vec::new(),
@@ -265,6 +289,7 @@ fn mounts(spec: &Spec, bundle: &Path, volumes: &HashMap<String, PathBuf>) -> Vec
     let mount = |target: &str, kind: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": kind, "options": options });
     let shm = if spec.shm_size_bytes > 0 { spec.shm_size_bytes } else { DEFAULT_SHM_BYTES };
     let shm = format!("size={shm}");
+    let kernels = if spec.privileged { "rw" } else { "ro" };
     let mut list = vec![
         mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -273,8 +298,8 @@ fn mounts(spec: &Spec, bundle: &Path, volumes: &HashMap<String, PathBuf>) -> Vec
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-        mount("/sys/fs/cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", kernels]),
+        mount("/sys/fs/cgroup", "cgroup", &[kernels, "nosuid", "noexec", "nodev"]),
         mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
     ];
@@ -390,6 +415,7 @@ mod tests {
             cgroup: "/wharf/x".into(),
             bundle: Path::new("/b"),
             volumes: &HashMap::new(),
+            devices: &[],
         });
         serde_json::from_value(value).expect("a spec as oci-spec reads it")
     }

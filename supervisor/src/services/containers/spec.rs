@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{restart::Policy, user_namespace::UserNamespace};
+use super::{restart::Policy, seccomp::Seccomp, user_namespace::UserNamespace};
 use crate::config::Network;
 
 /// A container as it was asked for. Immutable but for name, labels and resources.
@@ -69,6 +69,12 @@ pub struct Spec {
     pub restart: Policy,
     /// Unset until the default is filled in; unset in a record: the host's users.
     pub user_namespace: Option<UserNamespace>,
+    /// Which system calls it may make.
+    pub seccomp: Seccomp,
+    /// All capabilities and devices, nothing masked, no filter.
+    pub privileged: bool,
+    /// Whether set-uid programs give nothing. Unset: unless privileged.
+    pub no_new_privileges: Option<bool>,
 }
 
 impl Spec {
@@ -76,6 +82,12 @@ impl Spec {
     #[must_use]
     pub fn mapped(&self) -> Option<&UserNamespace> {
         self.user_namespace.as_ref().filter(|namespace| namespace.is_mapped())
+    }
+
+    /// See `no_new_privileges`.
+    #[must_use]
+    pub fn has_no_new_privileges(&self) -> bool {
+        self.no_new_privileges.unwrap_or(!self.privileged)
     }
 }
 
