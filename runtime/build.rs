@@ -11,6 +11,7 @@ const ARCHIVES: &[&str] = &["c", "m", "dl", "pthread", "rt", "util"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(wharf_static)");
     let is_release = env::var("PROFILE").as_deref() == Ok("release");
     let is_gnu = env::var("CARGO_CFG_TARGET_ENV").as_deref() == Ok("gnu");
     let features = env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
@@ -30,6 +31,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Not position independent: relocating at every start costs more than a short run should.
     println!("cargo::rustc-link-arg-bins=-no-pie");
     println!("cargo::rustc-link-arg-bins=-static");
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
+        // See `sys/code.rs`, which wants to know that pages have 4 KiB, too.
+        println!("cargo::rustc-cfg=wharf_static");
+    }
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64") {
         // The first instruction is the runtime's (its `sys/early.rs`), not the C library's.
         println!("cargo::rustc-link-arg-bins=-Wl,--entry=wharf_entry");

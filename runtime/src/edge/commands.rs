@@ -18,10 +18,13 @@ use crate::error::{ErrorKind, Step};
 use crate::flow::cgroup::Manager;
 use crate::flow::hooks::Subject;
 use crate::flow::task::Frozen;
+use crate::sys::code;
 
 /// Runs one command; gives the process' exit code.
 #[must_use]
 pub fn command_line(args: &[String]) -> i32 {
+    // What has come with the start of the C library.
+    code::let_go();
     let mut log = Log::default();
     match dispatch(args, &mut log) {
         Ok(code) => code,

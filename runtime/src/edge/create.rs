@@ -15,6 +15,7 @@ use crate::flow::create::start_through;
 use crate::flow::hooks::Subject;
 use crate::flow::init::Options;
 use crate::sys::channel::{Channel, listen};
+use crate::sys::code;
 use crate::sys::foreground::{Signals, become_subreaper, keep_newlines};
 use crate::{CreateRequest, Created, Rootfs, Stdio};
 
@@ -78,6 +79,8 @@ fn make(context: &Context<'_>, flags: &Parsed, holder: Holder) -> Result<Made, C
     let (stdio, socket) = stdio(spec.process().as_ref(), flags, holder)?;
     let pidfd_socket = flags.text("pidfd-socket").map(console::connect).transpose()?;
     let folder = context.store.claim(&id)?;
+    // Reading is done.
+    code::let_go();
     let made = make_in(context, flags, holder, &id, &bundle, (&spec, &bytes), &folder, stdio);
     match made {
         Ok(created) => Ok(Made { created, socket, pidfd_socket, id }),
@@ -115,6 +118,7 @@ fn make_in(
         listener,
         preserved_fds: preserved_fds(flags)?,
         no_pivot: flags.has("no-pivot"),
+        lean: true,
         keep_keyring: flags.has("no-new-keyring"),
         manager: context.manager,
         rootless: context.rootless,
@@ -128,6 +132,7 @@ fn make_in(
     let created = crate::flow::create::create(&request, &options)?;
     context.log.debug("child process in init()");
     context.log.debug("init: closing the pipe to signal completion");
+    code::let_go();
     created.warnings.iter().for_each(|text| context.log.warn(text));
     let record = Record::new(id, bundle, spec, created.task.state());
     let kept = context
@@ -232,6 +237,7 @@ pub(crate) fn foreground(context: &Context<'_>, flags: &Parsed) -> Result<i32, C
     let pty = made.created.pty.take().filter(|_| made.socket.is_none());
     let code = run::wait(task.pid, &task.pidfd, pty, &signals)?;
     if !flags.has("keep") {
+        code::let_go();
         task.destroy()?;
         super::commands::forget(context, &made.id)?;
     }

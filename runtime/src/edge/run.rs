@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::CommandError;
 use crate::error::Step;
 use crate::sys::foreground::{self, Raw, Signals};
-use crate::sys::{process, tty};
+use crate::sys::{code, process, tty};
 
 /// Passes signals and bytes on until the process ends; gives its exit code, 128 and the signal's
 /// number if one killed it.
@@ -17,6 +17,8 @@ pub(crate) fn wait(
     pty: Option<OwnedFd>,
     signals: &Signals,
 ) -> Result<i32, CommandError> {
+    // All that is left to do is to wait.
+    code::let_go();
     let stdin = std::io::stdin();
     let _raw = pty.as_ref().and_then(|_| Raw::enter(stdin.as_fd()));
     let mut pty = pty.map(File::from);

@@ -20,6 +20,7 @@ use crate::logic::message::Message;
 use crate::logic::plan::{MountKind, Plan};
 use crate::logic::seccomp::Filter;
 use crate::sys::channel::{Channel, Received};
+use crate::sys::code;
 use crate::sys::netlink::Netlink;
 use crate::sys::process::{self, Fork, Parent, ns};
 use crate::{CreateRequest, Created, Rootfs, Stdio, Task};
@@ -32,8 +33,10 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// See [`crate::create`].
 pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<Created, Error> {
-    let mut plan = Plan::parse(request.spec, request.id, request.bundle)?;
+    let mut plan =
+        Plan::parse_with(request.spec, request.id, request.bundle, &super::filters::filter_of)?;
     hooks::check(request.spec)?;
+    let_go(options);
     let subject = Subject::new(request.spec, request.id, request.bundle);
     let root_path = root_path(request)?;
     plan.adopt_root(&root_path);
@@ -75,6 +78,7 @@ pub(crate) fn create(request: &CreateRequest<'_>, options: &Options) -> Result<C
         cgroup: &cgroup,
         resctrl: resctrl.as_deref(),
     };
+    let_go(options);
     let mut made = parts.fork_init(notify);
     drop(new.holder);
     if let Ok(created) = &mut made {
@@ -107,6 +111,13 @@ pub(super) fn host_id(map: &[LinuxIdMapping], id: u32) -> Option<u32> {
         let offset = id.checked_sub(one.container_id())?;
         if offset < one.size() { one.host_id().checked_add(offset) } else { None }
     })
+}
+
+/// Between two parts of the work.
+fn let_go(options: &Options) {
+    if options.lean {
+        code::let_go();
+    }
 }
 
 /// What can be seen to be missing on this host before anything is made.
@@ -239,6 +250,7 @@ impl Parts<'_> {
         };
         drop(theirs);
         let (pid, pidfd) = if through_user { second_birth(&ours, pidfd)? } else { (pid, pidfd) };
+        let_go(self.options);
         let mut ready = Ready { warnings: plan.left_out.clone(), ..Ready::default() };
         let done = self.until_ready(&ours, pid, &mut ready);
         match done.and_then(|()| started(pid)) {

@@ -60,6 +60,8 @@ pub(crate) struct Options {
     pub(crate) preserved_fds: u32,
     /// The host's root is an initial ramdisk, which can't be pivoted away.
     pub(crate) no_pivot: bool,
+    /// The calling process is there for this container only, and keeps little of its code mapped.
+    pub(crate) lean: bool,
     /// The container shares the caller's session keyring.
     pub(crate) keep_keyring: bool,
     /// Who makes the cgroups.

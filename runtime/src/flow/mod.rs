@@ -9,6 +9,7 @@ pub(crate) mod create;
 pub(crate) mod criu;
 pub(crate) mod dev;
 pub(crate) mod exec;
+pub(crate) mod filters;
 pub(crate) mod guard;
 pub(crate) mod hooks;
 pub(crate) mod idmap;

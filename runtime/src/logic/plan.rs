@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::spec::{
-    LinuxIdMapping, LinuxPersonality, LinuxPersonalityDomain, LinuxResources, Mount, Spec,
+    LinuxIdMapping, LinuxPersonality, LinuxPersonalityDomain, LinuxResources, LinuxSeccomp, Mount,
+    Spec,
 };
 
 use super::devices::{self, Node, Rule};
@@ -105,6 +106,16 @@ fn refuse(field: impl Into<String>, reason: impl Into<String>) -> Error {
 impl<'a> Plan<'a> {
     /// Checks and converts a spec.
     pub(crate) fn parse(spec: &'a Spec, id: &str, bundle: &Path) -> Result<Self, Error> {
+        Self::parse_with(spec, id, bundle, &seccomp::compile)
+    }
+
+    /// The same with another way from a seccomp profile to the same program.
+    pub(crate) fn parse_with(
+        spec: &'a Spec,
+        id: &str,
+        bundle: &Path,
+        compile: &dyn Fn(&LinuxSeccomp) -> Result<Filter, Error>,
+    ) -> Result<Self, Error> {
         version(spec.version())?;
         let process = spec
             .process()
@@ -158,7 +169,7 @@ impl<'a> Plan<'a> {
             rdt: linux.intel_rdt().as_ref().map(rdt::parse).transpose()?,
             mount_label: linux.mount_label().as_deref().filter(|label| !label.is_empty()),
             left_out: left_out(spec),
-            seccomp: linux.seccomp().as_ref().map(seccomp::compile).transpose()?,
+            seccomp: linux.seccomp().as_ref().map(compile).transpose()?,
             namespaces,
         })
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod bpf;
 pub(crate) mod channel;
+pub(crate) mod code;
 pub(crate) mod cred;
 mod early;
 pub(crate) mod exec;
@@ -50,6 +51,7 @@ pub(crate) mod no {
         EBUSY, EEXIST, EINVAL, EISDIR, ELOOP, ENOENT, ENOEXEC, ENOSYS, ENOTDIR, EOPNOTSUPP, EPERM,
         ESRCH,
     };
+    pub(crate) use libc::{O_NOFOLLOW as NOFOLLOW, O_NONBLOCK as NONBLOCK};
 }
 
 /// Signals that the runtime itself sends.

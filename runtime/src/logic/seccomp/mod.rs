@@ -10,6 +10,7 @@
 //! profile names get ENOSYS instead of the default error, so that programs fall back.
 
 mod arguments;
+pub(crate) mod kept;
 mod table;
 
 use crate::spec::{
