@@ -4,13 +4,20 @@
 mod world;
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use wharf_runtime::spec::Process;
-use wharf_runtime::{ErrorKind, Stdio};
+use wharf_runtime::{ErrorKind, Stdio, Task};
 use world::{Check, Ended, World};
 
 fn main() {
+    if let Some(ended) = as_helper() {
+        std::process::exit(i32::from(ended.is_err()));
+    }
     world::main(&[
         ("cve_2021_30465_targets_stay_inside", targets_stay_inside),
         ("cve_2019_16884_nothing_over_proc", nothing_over_proc),
@@ -23,44 +30,63 @@ fn main() {
         ("cve_2025_31133_null_that_is_a_link", null_that_is_a_link),
         ("cve_2025_52565_console_that_is_a_link", console_that_is_a_link),
         ("cve_2025_52881_parameters_reach_the_kernel", parameters_reach_the_kernel),
-        ("cve_2016_9962_exec_shows_no_descriptor", exec_shows_no_descriptor),
+        ("cve_2016_9962_an_exec_looked_into", an_exec_looked_into),
+        ("cve_2024_21626_cwd_of_an_exec", cwd_of_an_exec),
+        ("cve_2021_30465_targets_that_are_exchanged", targets_that_are_exchanged),
         ("cve_2022_29162_no_inheritable_capabilities", no_inheritable_capabilities),
     ]);
 }
 
+/// With a hook before pivot_root, mounts are made while the host's root is still there to be reached.
+fn add_hook(w: &mut World) {
+    w.spec["hooks"] = json!({"createContainer": [{"path": "/bin/true"}]});
+}
+
 /// Links of the image at a mount's target end inside the root, whatever they point at.
 fn targets_stay_inside() -> Check {
-    let mut w = World::new()?;
-    let outside = w.path("outside");
-    std::fs::create_dir_all(&outside)?;
-    let text = outside.display().to_string();
-    let up = format!("../../../../../../../..{text}");
-    symlink(&outside, w.root().join("absolute"))?;
-    symlink(&up, w.root().join("up"))?;
-    for (n, name) in ["absolute", "up"].iter().enumerate() {
-        std::fs::create_dir_all(w.root().join(text.trim_start_matches('/')))?;
-        w.mount(
-            json!({"destination": format!("/{name}/made{n}"), "type": "tmpfs", "source": "tmpfs"}),
-        );
+    for with_hook in [false, true] {
+        let mut w = World::new()?;
+        let outside = w.path("outside");
+        std::fs::create_dir_all(&outside)?;
+        let text = outside.display().to_string();
+        let up = format!("../../../../../../../..{text}");
+        symlink(&outside, w.root().join("absolute"))?;
+        symlink(&up, w.root().join("up"))?;
+        for (n, name) in ["absolute", "up"].iter().enumerate() {
+            std::fs::create_dir_all(w.root().join(text.trim_start_matches('/')))?;
+            w.mount(
+                json!({"destination": format!("/{name}/made{n}"), "type": "tmpfs", "source": "tmpfs"}),
+            );
+        }
+        if with_hook {
+            add_hook(&mut w);
+        }
+        w.sh(&format!("mount | grep -c {text}/made"));
+        let (out, ended) = w.run()?;
+        w.same("end", ended, Ended::Code(0))?;
+        w.same("both inside", out.trim(), "2")?;
+        w.same("nothing made outside", std::fs::read_dir(&outside)?.count(), 0)?;
     }
-    w.sh(&format!("mount | grep -c {text}/made"));
-    let (out, ended) = w.run()?;
-    w.same("end", ended, Ended::Code(0))?;
-    w.same("both inside", out.trim(), "2")?;
-    w.same("nothing made outside", std::fs::read_dir(&outside)?.count(), 0)
+    Ok(())
 }
 
 /// The same when the way has still to be made.
 fn targets_are_made_inside() -> Check {
-    let mut w = World::new()?;
-    let outside = w.path("outside");
-    symlink(&outside, w.root().join("dangling"))?;
-    w.mount(json!({"destination": "/dangling/deep/er", "type": "tmpfs", "source": "tmpfs"}));
-    // Refused or made inside: both are safe. Outside nothing may be.
-    let outcome = w.run();
-    w.same("nothing made outside", outside.exists(), false)?;
-    if let Ok((_, ended)) = outcome {
-        w.same("end", ended, Ended::Code(0))?;
+    for with_hook in [false, true] {
+        let mut w = World::new()?;
+        let outside = w.path("outside");
+        std::fs::create_dir(&outside)?;
+        symlink(&outside, w.root().join("dangling"))?;
+        w.mount(json!({"destination": "/dangling/deep/er", "type": "tmpfs", "source": "tmpfs"}));
+        if with_hook {
+            add_hook(&mut w);
+        }
+        // Refused or made inside: both are safe. Outside nothing may be.
+        let outcome = w.run();
+        w.same("made outside", std::fs::read_dir(&outside)?.count(), 0)?;
+        if let Ok((_, ended)) = outcome {
+            w.same("end", ended, Ended::Code(0))?;
+        }
     }
     Ok(())
 }
@@ -143,9 +169,7 @@ fn a_mask_through_a_link() -> Check {
 }
 
 fn cwd_through_a_descriptor() -> Check {
-    // A descriptor on a folder of the host's that is not close-on-exec, as a careless caller leaves.
-    let leak = std::fs::File::open("/")?;
-    nix::fcntl::fcntl(&leak, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+    let _leak = leak()?;
     for n in 3..24 {
         for cwd in [format!("/proc/self/fd/{n}"), format!("/link{n}")] {
             let mut w = World::new()?;
@@ -214,30 +238,210 @@ fn parameters_reach_the_kernel() -> Check {
     )
 }
 
-/// A process of the container's that looks into every newcomer's descriptors finds none.
-fn exec_shows_no_descriptor() -> Check {
-    let mut w = World::new()?;
-    w.sh("touch /tmp/ready; while true; do for p in /proc/[0-9]*; do case $p in /proc/1|/proc/$$) ;; \
-          *) ls $p/fd/ 2>/dev/null | grep -qE '^([3-9]|..)$' && [ \"$(cat $p/comm)\" != ls ] && \
-          readlink $p/fd/* | grep -E 'socket|cgroup' >>/tmp/leak;; esac; done; done 2>/dev/null");
-    let created = w.start()?;
-    let ready = w.root().join("tmp/ready");
-    world::until("the script", || Ok(ready.exists()))?;
-    // Looked for in forty thousand places, the program is long in coming: that is when a process which
-    // has given its capabilities up already could be looked into.
-    let path = format!("{}/bin", "/n:".repeat(40_000));
+/// A process that enters a container is stopped when it has given its capabilities up and has not
+/// become the program yet; then a neighbour looks into it. One without capabilities sees nothing; one
+/// that may trace everybody sees nothing of the host's.
+fn an_exec_looked_into() -> Check {
+    // What a caller has open beside the container's business.
+    let _leak = std::fs::File::open("/")?;
+    for (capabilities, seen) in [(json!([]), "denied"), (json!(["CAP_SYS_PTRACE"]), "nothing")] {
+        let mut w = World::new()?;
+        let sets =
+            json!({"bounding": capabilities, "effective": capabilities, "permitted": capabilities});
+        w.spec["process"]["capabilities"] = sets;
+        let marker = w.path("marker");
+        std::fs::write(&marker, "the host's")?;
+        w.sh(&format!(
+            "echo >/tmp/ready; while :; do until [ -s /tmp/look ]; do sleep 0.01; done; read p </tmp/look;              if busybox readlink /proc/$p/fd/0 >/dev/null 2>&1; then s=nothing; else s=denied; fi;              for d in /proc/$p/fd/* /proc/$p/root /proc/$p/cwd; do [ -e $d{0} ] && s=host; done;              busybox rm /tmp/look; echo $s >/tmp/new; busybox mv /tmp/new /tmp/seen; done",
+            marker.display()
+        ));
+        slow_path(&w)?;
+        let created = w.start()?;
+        let (ready, found) = (w.root().join("tmp/ready"), w.root().join("tmp/seen"));
+        world::until("the script", || Ok(ready.exists()))?;
+        let mut watcher = helper(WATCH, &[&w.root().join("tmp").display().to_string()])?;
+        let ended = exec_until(&created.task, &found);
+        watcher.kill()?;
+        watcher.wait()?;
+        created.task.signal_all(9)?;
+        world::reap(&created.task)?;
+        created.task.destroy()?;
+        ended?;
+        w.same("seen", std::fs::read_to_string(found)?.trim(), seen)?;
+    }
+    Ok(())
+}
+
+/// `/l` is a link over many others to nothing: to look for a program there takes long.
+fn slow_path(w: &World) -> Check {
+    let name = |n: usize| if n == 0 { "l".to_owned() } else { format!("l{n}") };
+    (0..39).try_for_each(|n| symlink(name(n + 1), w.root().join(name(n))))?;
+    Ok(())
+}
+
+/// Has a program looked for in forty thousand places, again and again, until the watcher has caught
+/// one of the processes that look.
+fn exec_until(task: &Task, found: &Path) -> Check {
+    let path = format!("{}/bin", "/l:".repeat(40_000));
     let process: Process =
         serde_json::from_value(json!({"user": {"uid": 0, "gid": 0}, "cwd": "/",
         "args": ["true"], "env": [format!("PATH={path}")]}))?;
-    for _ in 0..20 {
-        let exec = created.task.exec(&process, world::pipes()?.0)?;
+    for _ in 0..200 {
+        let exec = task.exec(&process, world::pipes()?.0)?;
         world::reap_fd(&exec.pidfd)?;
+        if found.exists() {
+            return Ok(());
+        }
     }
+    Err("no process was caught on its way".into())
+}
+
+/// The watcher: stops children of our parent's that have no capabilities and are still the parent's
+/// program, has the container look into them, and lets them go on.
+fn watch(folder: &Path) -> Check {
+    let parent = nix::unistd::getppid();
+    let text = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    let program = std::fs::read_link(format!("/proc/{parent}/exe"))?;
+    let (look, seen) = (folder.join("look"), folder.join("seen"));
+    loop {
+        for child in text(format!("/proc/{parent}/task/{parent}/children")).split_whitespace() {
+            let status = text(format!("/proc/{child}/status"));
+            let is_bare = status.lines().any(|line| line == "CapPrm:\t0000000000000000");
+            let exe = format!("/proc/{child}/exe");
+            let Ok(pid) = child.parse().map(Pid::from_raw) else { continue };
+            if !is_bare || std::fs::read_link(&exe).ok().as_ref() != Some(&program) || seen.exists()
+            {
+                continue;
+            }
+            // It may have got on meanwhile: that is looked at when it stands still.
+            if kill(pid, Signal::SIGSTOP).is_err() {
+                continue;
+            }
+            let stands = || text(format!("/proc/{child}/status")).contains("State:\tT");
+            let end = Instant::now() + Duration::from_secs(60);
+            while !stands() && Path::new(&exe).exists() && Instant::now() < end {
+                std::thread::yield_now();
+            }
+            if std::fs::read_link(&exe).ok().as_ref() == Some(&program) && stands() {
+                let inner = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+                let inner = inner.and_then(|all| all.split_whitespace().last()).unwrap_or("0");
+                std::fs::write(folder.join("look.new"), inner)?;
+                std::fs::rename(folder.join("look.new"), &look)?;
+                while !seen.exists() && Instant::now() < end {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            let _ = kill(pid, Signal::SIGCONT);
+        }
+    }
+}
+
+/// The working folder of one more process, by a descriptor that a careless caller has left open.
+fn cwd_of_an_exec() -> Check {
+    let leak = leak()?;
+    let mut w = World::new()?;
+    w.args(&["sleep", "1000"]);
+    for n in 3..24 {
+        symlink(format!("/proc/self/fd/{n}/"), w.root().join(format!("link{n}")))?;
+    }
+    let created = w.start()?;
+    let mut all = String::new();
+    for cwd in (3..24).flat_map(|n| [format!("/proc/self/fd/{n}"), format!("/link{n}")]) {
+        let process: Process = serde_json::from_value(
+            json!({"user": {"uid": 0, "gid": 0}, "cwd": cwd,
+            "args": ["/bin/sh", "-c", "[ -e etc/debian_version ] && echo the host; echo got in"], "env": []}),
+        )?;
+        let (stdio, out) = world::pipes()?;
+        if let Ok(exec) = created.task.exec(&process, stdio) {
+            all += &world::read_to_end(out)?;
+            world::reap_fd(&exec.pidfd)?;
+        }
+    }
+    drop(leak);
     created.task.signal_all(9)?;
     world::reap(&created.task)?;
     created.task.destroy()?;
-    let leak = std::fs::read_to_string(w.root().join("tmp/leak")).unwrap_or_default();
-    w.same("seen", leak.as_str(), "")
+    w.same("through descriptors", all.as_str(), "")
+}
+
+/// A descriptor on the host's root that is not close-on-exec.
+fn leak() -> Check<std::fs::File> {
+    let leak = std::fs::File::open("/")?;
+    nix::fcntl::fcntl(&leak, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+    Ok(leak)
+}
+
+/// A mount's target in a volume, where somebody else exchanges a folder and a link to the host's all
+/// the time. With a hook before pivot_root the host's root is still there to be reached.
+fn targets_that_are_exchanged() -> Check {
+    for with_hook in [true, false] {
+        let mut w = World::new()?;
+        let (outside, volume, source) = (w.path("outside"), w.path("volume"), w.path("source"));
+        for folder in [outside.join("in"), volume.join("way/in"), source.clone()] {
+            std::fs::create_dir_all(folder)?;
+        }
+        symlink(&outside, volume.join("way.other"))?;
+        std::fs::write(source.join("marker"), "")?;
+        if let Some(mounts) = w.spec["mounts"].as_array_mut() {
+            mounts.insert(
+                0,
+                json!({"destination": "/volume", "source": volume, "options": ["rbind"]}),
+            );
+        }
+        w.mount(json!({"destination": "/volume/way/in", "source": source, "options": ["bind"]}));
+        w.mount(json!({"destination": "/volume/way/new/deep", "type": "tmpfs", "source": "tmpfs"}));
+        if with_hook {
+            add_hook(&mut w);
+        }
+        w.sh("grep -c -E ' /volume/[^ ]*(in|deep) | /[^ ]*/outside[^ ]* ' /proc/self/mountinfo; true");
+        let mut swapper = helper(SWAP, &[&volume.display().to_string()])?;
+        let (mut made, mut wrong) = (0, Vec::new());
+        for _ in 0..60 {
+            // An error is as good: the way was gone for a moment.
+            if let Ok((out, _)) = w.run() {
+                made += 1;
+                if out.trim() != "2" {
+                    wrong.push(out);
+                }
+            }
+        }
+        swapper.kill()?;
+        swapper.wait()?;
+        w.same("both are inside", wrong.as_slice(), &[])?;
+        let left: Vec<_> = std::fs::read_dir(&outside)?.filter_map(Result::ok).collect();
+        w.same("made outside", left.len(), 1)?;
+        println!("        made {made} of 60");
+    }
+    Ok(())
+}
+
+/// Exchanges `way` and `way.other` until it is killed.
+fn swap(folder: &Path) -> Check {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    let (one, other) = (folder.join("way"), folder.join("way.other"));
+    let parent = nix::unistd::getppid();
+    while nix::unistd::getppid() == parent {
+        renameat2(AT_FDCWD, &one, AT_FDCWD, &other, RenameFlags::RENAME_EXCHANGE)?;
+    }
+    Ok(())
+}
+
+const WATCH: &str = "WHARF_TEST_WATCH";
+const SWAP: &str = "WHARF_TEST_SWAP";
+
+/// This program as another process, as the runtime's caller may have one thread only.
+fn helper(role: &str, args: &[&str]) -> Check<std::process::Child> {
+    let me = std::env::current_exe()?;
+    Ok(std::process::Command::new(me).args(args).env(role, "1").spawn()?)
+}
+
+fn as_helper() -> Option<Check> {
+    let folder = std::env::args().nth(1);
+    let folder = Path::new(folder.as_deref().unwrap_or("/nowhere"));
+    if std::env::var_os(WATCH).is_some() {
+        return Some(watch(folder));
+    }
+    std::env::var_os(SWAP).map(|_| swap(folder))
 }
 
 /// Exec gives what its process asks for and nothing inherited.

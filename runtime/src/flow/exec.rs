@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Failure, Step};
 use crate::logic::message::Message;
 use crate::logic::process_plan::ProcessPlan;
 use crate::sys::channel::Channel;
+use crate::sys::exec::close_except;
 use crate::sys::process::{self as sys_process, Fork, Parent, ns};
 use crate::sys::{no, path};
 use crate::{Exec, Stdio, Task};
@@ -202,8 +203,15 @@ fn run(
         _ => None,
     };
     // The container's processes are about to see this one: no ptrace, no /proc/<pid>/fd
-    // (CVE-2016-9962).
+    // (CVE-2016-9962). One with CAP_SYS_PTRACE may look all the same, so nothing of the caller's is
+    // left to be seen.
     sys_process::hide_from_neighbours().step(|| "hide from the container")?;
+    let mut kept = vec![channel.fd(), task.pidfd.as_fd()];
+    if let Stdio::Fds { stdin, stdout, stderr } = stdio {
+        kept.extend([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+    }
+    close_except(3 + preserved_fds.cast_signed(), &kept)
+        .step(|| "close the caller's descriptors")?;
     let all = ns::MOUNT | ns::UTS | ns::IPC | ns::NET | ns::CGROUP;
     let kinds = all | task.namespaces & (ns::USER | ns::TIME);
     sys_process::setns(task.pidfd.as_fd(), kinds & !ns::PID)

@@ -199,6 +199,11 @@ impl Init<'_> {
         if own & ns::USER != 0 {
             self.become_root_of_user_namespace()?;
         }
+        if own & ns::PID == 0 && !plan.namespaces.has(ns::USER) {
+            // Born among another container's processes, which are not to look into it (as for an
+            // exec, CVE-2016-9962).
+            sys_process::hide_from_neighbours().step(|| "hide from the neighbours")?;
+        }
         let born_there = self.joins.iter().any(|(kind, _)| *kind == ns::USER);
         sys_process::setsid().step(|| "start a session")?;
         if !self.options.keep_keyring {

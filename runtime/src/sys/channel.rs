@@ -44,6 +44,11 @@ impl Channel {
         }
     }
 
+    /// Its descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     pub(crate) fn send(&self, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let bytes = &bytes[..bytes.len().min(MAX_MESSAGE_BYTES)];
         let mut iov =
