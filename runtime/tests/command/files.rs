@@ -8,10 +8,12 @@ use super::world::{self, Check};
 /// The image's program is a script whose interpreter is the runtime itself.
 pub(super) fn the_program_cannot_be_written() -> Check {
     let mut r = Runtime::new()?;
-    // The container's own eyes: while an exec is on its way, its program is opened for writing.
+    // The container's own eyes: while an exec is on its way, its program is opened, and again for
+    // writing when nobody runs it any more.
     r.world.sh("touch /tmp/ready; while true; do for p in /proc/[0-9]*; do case $p in /proc/1|/proc/$$) ;; \
         *) case $(readlink $p/exe 2>/dev/null) in *busybox*|'') ;; *) echo seen >>/tmp/seen; \
-        ( : >>$p/exe ) 2>/dev/null && echo written >>/tmp/written ;; esac;; esac; done; done 2>/dev/null");
+        { until [ -e /tmp/over ]; do sleep 0.01; done; ( : >>/proc/self/fd/9 ) 2>/dev/null && \
+        echo >>/tmp/written; echo >>/tmp/tried; } 9<$p/exe ;; esac;; esac; done; done 2>/dev/null");
     r.world.spec["process"]["capabilities"]["effective"] =
         json!(["CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE"]);
     r.world.spec["process"]["capabilities"]["permitted"] =
@@ -29,7 +31,9 @@ pub(super) fn the_program_cannot_be_written() -> Check {
     for _ in 0..10 {
         let _ = r.call(&["exec", "c", "/tmp/evil"])?;
     }
-    println!("        seen {}", r.world.root().join("tmp/seen").exists());
+    std::fs::write(r.world.root().join("tmp/over"), "")?;
+    let tried = r.world.root().join("tmp/tried");
+    world::until("an open program", || Ok(tried.exists()))?;
     r.world.same("written", r.world.root().join("tmp/written").exists(), false)?;
     r.world.same("length", std::fs::read(env!("CARGO_BIN_EXE_wharf-runtime"))?.len(), before)
 }
