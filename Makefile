@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build build-faults demo test test-faults test-native test-vm bench lint deps root clean-host fuzz test-vm-systemd soak soak-shim install
+.PHONY: help build build-faults demo test test-faults test-native test-vm bench lint deps root clean-host fuzz test-vm-systemd soak soak-shim install torture test-power
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -31,6 +31,7 @@ help:
 	@echo 'make test    all tests, with real containers (root)'
 	@echo 'make test-vm the runtime on pure cgroup v2, in a virtual machine (no KVM needed)'
 	@echo 'make test-faults  the supervisor killed at every fault point (root)'
+	@echo 'make torture  the store under kill -9; make test-power: under power cuts (qemu)'
 	@echo 'make build   wharfd, wharf-shim, wharf-runtime and wharf, in $(BIN)'
 	@echo 'make bench   Wharf and Debian'\''s containerd with runc, side by side (root)'
 	@echo 'make fuzz    FUZZ=target SECONDS=60: one fuzz target of tests/fuzz'
@@ -111,6 +112,18 @@ soak-upgrades soak-lives soak-flat: soak-%:
 soak-shim:
 	WHARF_SHIM=$(BIN)/wharf-shim EXECS=$(or $(EXECS),100000) ROUNDS=$(or $(ROUNDS),1000) \
 	    $(CARGO) test --release -p wharf-shim --test rounds --test execs
+
+# The store under kill -9: TORTURE_ROUNDS rounds of three kills, two of them while it opens.
+torture:
+	WHARF_TORTURE_ROUNDS=$(or $(TORTURE_ROUNDS),300) $(CARGO) test --release --workspace --test torture -- --nocapture
+
+# The power of a virtual machine cut in the middle of work: POWER_ROUNDS of the store, as many of a
+# whole wharfd.
+test-power: root build
+	@tests/deps.sh qemu-system-x86_64:qemu-system-x86 busybox-static depmod:kmod mke2fs:e2fsprogs
+	@torture=$$($(CARGO) test --release --workspace --test torture --no-run --message-format=json 2>/dev/null | \
+	    sed -nE 's|.*"name":"torture".*"executable":"([^"]+)".*|\1|p' | tail -n 1); \
+	    WHARF_BIN_DIR=$(BIN) WHARF_TORTURE=$$torture tests/power.sh $(or $(POWER_ROUNDS),5)
 
 root:
 	@[ "$$(id -u)" = 0 ] || { echo 'This starts real containers and needs root: sudo make $(or $(MAKECMDGOALS),test)' >&2; exit 1; }

@@ -10,7 +10,7 @@ use std::{
     env,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
@@ -64,15 +64,38 @@ fn child() {
     let mut n = store.last_sequence::<Note>().expect("read");
     loop {
         n += 1;
-        let padding = "x".repeat(usize::try_from(n * 37 % 3000).expect("small"));
+        // Now and then one that sled writes into a file of its own.
+        let len = if n.is_multiple_of(40) { 100 << 10 } else { n * 37 % 3000 };
+        let padding = "x".repeat(usize::try_from(len).expect("small"));
         let mut ops = Ops::new();
         ops.put(&key(n), &Left { n, padding: padding.clone() }).expect("small");
         ops.put(&key(n), &Right { n, padding }).expect("small");
         ops.append(&Note { n, padding: String::new() }).expect("small");
         store.commit_blocking(ops, Durability::Power).expect("commit");
-        println!("acknowledged {n}");
+        println!("acknowledged {n}.");
         std::io::stdout().flush().expect("the parent reads");
     }
+}
+
+fn start(folder: &Path) -> Child {
+    Command::new(env::current_exe().expect("own path"))
+        .args(["--exact", "child", "--nocapture"])
+        .env(CHILD, folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start the child")
+}
+
+/// What `make test-power` does once the power is back: `WHARF_TORTURE_CHECK` is the folder,
+/// `WHARF_TORTURE_ACKNOWLEDGED` the last number that was told.
+#[test]
+#[expect(clippy::print_stdout, reason = "told to whoever runs the script")]
+fn after_a_power_cut() {
+    let Some(folder) = env::var_os("WHARF_TORTURE_CHECK") else { return };
+    let acknowledged = env::var("WHARF_TORTURE_ACKNOWLEDGED").ok().and_then(|n| n.parse().ok());
+    let last = check(Path::new(&folder), acknowledged.expect("a number"));
+    println!("the last is {last}");
 }
 
 fn check(folder: &Path, acknowledged: u64) -> u64 {
@@ -100,15 +123,11 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
     let folder = dir.path().join("meta");
     let mut total = 0;
     for round in 0..rounds {
-        let mut child = Command::new(env::current_exe().expect("own path"))
-            .args(["--exact", "child", "--nocapture"])
-            .env(CHILD, &folder)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start the child");
+        let mut child = start(&folder);
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let number = |line: &str| line.strip_prefix("acknowledged ")?.parse::<u64>().ok();
+        // With its end: a line that was cut off tells nothing.
+        let number =
+            |line: &str| line.strip_prefix("acknowledged ")?.strip_suffix('.')?.parse::<u64>().ok();
         let mut acknowledged = 0;
         // At least one, then a number of its own in each round; what is in the pipe still counts.
         let more = 1 + round * 7919 % 61;
@@ -128,6 +147,17 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
         }
         child.wait().expect("wait");
         assert!(acknowledged > 0, "round {round}: the child committed nothing");
+        // Also while it opens the store, which writes as well.
+        for pause_ms in [1, 3 + round % 11] {
+            let mut child = start(&folder);
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            child.kill().expect("kill");
+            let told = BufReader::new(child.stdout.take().expect("piped")).lines();
+            for line in told {
+                acknowledged = line.ok().as_deref().and_then(number).unwrap_or(acknowledged);
+            }
+            child.wait().expect("wait");
+        }
         total = check(&folder, acknowledged);
     }
     assert!(total >= rounds, "{total} commits in {rounds} rounds");

@@ -34,6 +34,9 @@ const FIRST_COPY: Duration = Duration::from_secs(20);
 /// How often it is written down how far the journal is.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
+/// More events than come between two marks.
+const NOT_MARKED: u64 = 10_000;
+
 /// The metadata of a data folder.
 pub(super) fn folder(root: &Path) -> PathBuf {
     root.join("meta")
@@ -49,7 +52,7 @@ pub(super) fn copy_path(root: &Path) -> PathBuf {
 pub(super) struct Opened {
     pub(super) store: Store,
     pub(super) set_aside: Vec<Item>,
-    /// It was damaged: what it has now is from the last copy, or nothing.
+    /// It was damaged, now or not long ago: what it has is from the last copy, or nothing.
     pub(super) is_anew: bool,
 }
 
@@ -57,8 +60,12 @@ pub(super) struct Opened {
 pub(super) fn open(root: &Path) -> Result<Opened, Error> {
     let aside = Aside::of(root);
     let mut set_aside = Vec::new();
-    let store = match open_whole(root) {
-        Err(error) if error.is_damage() => {
+    let was_begun = !folder(root).exists() && (copy_path(root).exists() || is_unsettled(&aside));
+    // It was set aside, and the supervisor ended; or somebody has moved it away.
+    let opened = if was_begun { None } else { Some(open_whole(root)) };
+    let store = match opened {
+        None => begin_anew(root)?,
+        Some(Err(error)) if error.is_damage() => {
             let why = fault::chain(&error);
             let io = |source| Error::File { path: folder(root), source };
             let item = aside.move_here(&folder(root), "meta", &why).map_err(io)?;
@@ -71,9 +78,11 @@ pub(super) fn open(root: &Path) -> Result<Opened, Error> {
             faultpoint::reach_blocking("startup.meta.set.aside");
             begin_anew(root)?
         }
-        opened => opened?,
+        Some(opened) => opened?,
     };
-    let is_anew = !set_aside.is_empty();
+    faultpoint::reach_blocking("startup.meta.opened");
+    // Until somebody has looked: what is taken in again may take longer than this process lives.
+    let is_anew = was_begun || is_unsettled(&aside);
     for unreadable in doctor::unreadable(&store)? {
         let item = doctor::set_record_aside(&store, &aside, &unreadable)?;
         tracing::error!(
@@ -86,6 +95,11 @@ pub(super) fn open(root: &Path) -> Result<Opened, Error> {
         set_aside.push(item);
     }
     Ok(Opened { store, set_aside, is_anew })
+}
+
+/// Whether metadata that was set aside waits for somebody to look at it.
+fn is_unsettled(aside: &Aside) -> bool {
+    aside.list().iter().any(doctor::is_store)
 }
 
 /// The store, if it knows at least what was marked.
@@ -128,10 +142,14 @@ fn begin_anew(root: &Path) -> Result<Store, Error> {
             tracing::warn!(%error, "there is no copy of the metadata: it begins empty");
         }
     }
+    let lost = marked(root) + NOT_MARKED;
     // Of the store before: to be empty, or to know less than that one, is no sign of damage now.
     let _ = fs::remove_file(mark_path(root));
     store::forget_reserve(&folder);
-    Ok(Store::open(&folder)?)
+    let store = Store::open(&folder)?;
+    // No number is given twice, whatever was lost.
+    store.skip_numbers(lost)?;
+    Ok(store)
 }
 
 /// Copies the metadata each time that `every` has passed and something has changed, and marks how far
@@ -201,6 +219,16 @@ fn private(path: &Path) -> std::io::Result<File> {
 /// When one runs, or the store can't be opened for a reason that is not its own.
 pub fn check(config: &Config, repair: bool, say: &mut dyn FnMut(&str)) -> Result<usize, Error> {
     let _held = hold(config)?;
+    if !folder(&config.root).exists() {
+        // To open it would make it.
+        if copy_path(&config.root).exists() || is_unsettled(&Aside::of(&config.root)) {
+            say(
+                "metadata\tis not there\tthe next start makes it from its last copy, if there is one\t",
+            );
+            return Ok(1);
+        }
+        return Ok(0);
+    }
     let store = match open_whole(&config.root) {
         Err(error) if error.is_damage() => {
             say(&format!(

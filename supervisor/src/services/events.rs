@@ -248,11 +248,8 @@ impl Events {
     }
 
     fn first(&self) -> Result<Option<u64>, Error> {
-        match self.store.all::<Event>()?.next() {
-            None => Ok(None),
-            Some(Ok((key, _))) => Ok(sequence(&key)),
-            Some(Err(error)) => Err(error),
-        }
+        // One that can't be read is passed over, as when it is replayed.
+        Ok(self.store.all::<Event>()?.flatten().next().and_then(|(key, _)| sequence(&key)))
     }
 }
 

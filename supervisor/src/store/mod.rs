@@ -213,6 +213,16 @@ impl Store {
         self.commit_blocking(ops, Durability::Power)
     }
 
+    /// The journal goes on with numbers after this one, if it is not that far already. Blocks.
+    ///
+    /// # Errors
+    /// When the writer is gone.
+    pub fn skip_numbers(&self, to: u64) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.requests.send(Message::Skip { to, done }).map_err(|_| Error::WriterGone)?;
+        answer.blocking_recv().map_err(|_| Error::WriterGone)
+    }
+
     /// Number of the last event of the journal.
     ///
     /// # Errors

@@ -39,6 +39,11 @@ pub(super) struct Request {
 /// What the writer is asked for.
 pub(super) enum Message {
     Commit(Request),
+    /// The next number of the journal is a later one.
+    Skip {
+        to: u64,
+        done: oneshot::Sender<()>,
+    },
     /// All records into a file, with no commit half way.
     Backup {
         out: File,
@@ -122,6 +127,11 @@ impl Writer {
             for message in std::iter::once(first).chain(requests.try_iter().take(MAX_GROUP)) {
                 match message {
                     Message::Commit(request) => self.admit(request, &mut group),
+                    Message::Skip { to, done } => {
+                        let next = self.next_sequence(JOURNAL)?;
+                        self.sequences.insert(JOURNAL, to.max(next - 1));
+                        let _ = done.send(());
+                    }
                     Message::Backup { out, extent, done } => {
                         drop(done.send(backup_to(&self.db, out, extent)));
                     }

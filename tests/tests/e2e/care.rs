@@ -145,11 +145,16 @@ async fn begins_anew(how: &str) -> Result<()> {
     ensure!(volumes.iter().any(|volume| volume.name == name), "{volumes:?}");
 
     // It is told by the journal, and as long as nobody has looked.
-    let request =
-        SubscribeRequest { from_sequence: 1, topics: vec!["system".into()], ..Default::default() };
+    // By time: asked for a number of before, the journal says that it begins later.
+    let request = SubscribeRequest {
+        since: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+        topics: vec!["system".into()],
+        ..Default::default()
+    };
     let mut events = api.events.subscribe(request).await?.into_inner();
     let event = soon("the event", events.message()).await?.context("no event")?;
     ensure!(event.topic == "system.set-aside" && event.id.starts_with("meta-"), "{event:?}");
+    ensure!(event.sequence > 10_000, "a number was given twice: {event:?}");
     let found = doctor(&world, &[]).await?;
     ensure!(kinds(&found) == ["set-aside"], "{found:?}");
     ensure!(found[0]["What"].as_str().is_some_and(|what| Path::new(what).exists()), "{found:?}");

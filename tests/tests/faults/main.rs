@@ -13,3 +13,4 @@
 mod images;
 mod lives;
 mod matrix;
+mod more;

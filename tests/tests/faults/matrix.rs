@@ -1,6 +1,12 @@
 //! Cases from a trace, and what is done with each.
 
-use std::{collections::BTreeMap, env, fs, future::Future, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tonic::Status;
@@ -207,7 +213,11 @@ impl Faults {
                 wait::until_now("nothing is left", || Ok(left().is_empty().then_some(()))).await;
             waited.with_context(|| format!("{folder}: {:?}", left()))?;
         }
-        Ok(())
+        let pid = self.world.daemon_pid()?;
+        let held = || held_of_containers(pid, &self.world.state());
+        wait::until_now("no descriptor is left", || Ok(held().is_empty().then_some(())))
+            .await
+            .with_context(|| format!("descriptors: {:?}", held()))
     }
 
     /// The start itself is killed at each of its points; what runs is found again by the next one.
@@ -273,6 +283,24 @@ impl Faults {
     pub(crate) async fn finish(self) -> Result<()> {
         self.world.finish().await
     }
+}
+
+/// Descriptors that a daemon has for the sake of containers: pipes, pidfds, namespaces, and files of
+/// bundles.
+fn held_of_containers(pid: i32, state: &Path) -> Vec<String> {
+    let links = |pid: &str| -> Vec<PathBuf> {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        entries.filter_map(|entry| fs::read_link(entry.path()).ok()).collect()
+    };
+    // What it was started with is not of its making.
+    let ours = links("self");
+    let links = links(&pid.to_string()).into_iter().filter(|link| !ours.contains(link));
+    let bundles = state.join("c").display().to_string();
+    let theirs = |link: &String| {
+        ["pipe:", "anon_inode:[pidfd]", "net:", "mnt:", "pid:"].iter().any(|p| link.starts_with(p))
+            || link.starts_with(&bundles)
+    };
+    links.map(|link| link.display().to_string()).filter(theirs).collect()
 }
 
 fn cases_of(reached: &BTreeMap<(String, String), u64>) -> Vec<Case> {

@@ -217,39 +217,66 @@ fn place_for(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<OwnedFd>> {
     Ok(Some(at))
 }
 
+/// Where an overlay's changes go: its upper and work folder.
+type Changes<'a> = Option<(&'a Path, &'a Path)>;
+
 /// An overlay that is mounted nowhere and goes with its descriptor.
 pub(super) fn detached_overlay(layers: &[PathBuf]) -> io::Result<OwnedFd> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    match add_one_by_one(&context, layers) {
-        // Before Linux 6.8 there is no `lowerdir+`: one option for all, 256 bytes at most.
-        Err(Errno::INVAL) => {
-            let all: Vec<_> = layers.iter().map(|l| l.to_string_lossy()).collect();
-            fsconfig_set_string(&context, "lowerdir", all.join(":"))?;
-        }
-        other => other?,
-    }
-    fsconfig_create(&context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    Ok(fsmount(&overlay(layers, None)?, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
 /// An overlay that can be written to, mounted nowhere.
 pub(super) fn writable(lower: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    match add_one_by_one(&context, lower) {
-        Err(Errno::INVAL) => {
-            let all: Vec<_> = lower.iter().map(|l| l.to_string_lossy()).collect();
-            fsconfig_set_string(&context, "lowerdir", all.join(":"))?;
-        }
-        other => other?,
-    }
-    fsconfig_set_string(&context, "upperdir", upper)?;
-    fsconfig_set_string(&context, "workdir", work)?;
-    fsconfig_create(&context)?;
+    let context = overlay(lower, Some((upper, work)))?;
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+fn overlay(lower: &[PathBuf], changes: Changes<'_>) -> io::Result<OwnedFd> {
+    match one_by_one(lower, changes) {
+        // Before Linux 6.8 there is no `lowerdir+`; before 6.5 that shows only at the end.
+        Err(Errno::INVAL) => all_at_once(lower, changes),
+        other => Ok(other?),
+    }
+}
+
+fn one_by_one(lower: &[PathBuf], changes: Changes<'_>) -> Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in lower {
+        fsconfig_set_string(&context, "lowerdir+", layer)?;
+    }
+    create(&context, changes)?;
+    Ok(context)
+}
+
+/// In one option, of which the kernel takes 255 bytes: layers by descriptors, if need be.
+fn all_at_once(lower: &[PathBuf], changes: Changes<'_>) -> io::Result<OwnedFd> {
+    const MOST: usize = 255;
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let mut text = lower.iter().map(|l| l.to_string_lossy()).collect::<Vec<_>>().join(":");
+    let mut open = Vec::new();
+    if text.len() > MOST {
+        for layer in lower {
+            open.push(File::open(layer)?);
+        }
+        let name = |file: &File| format!("/proc/self/fd/{}", file.as_raw_fd());
+        text = open.iter().map(name).collect::<Vec<_>>().join(":");
+    }
+    fsconfig_set_string(&context, "lowerdir", text)?;
+    create(&context, changes)?;
+    drop(open);
+    Ok(context)
+}
+
+fn create(context: &OwnedFd, changes: Changes<'_>) -> Result<(), Errno> {
+    if let Some((upper, work)) = changes {
+        fsconfig_set_string(context, "upperdir", upper)?;
+        fsconfig_set_string(context, "workdir", work)?;
+    }
+    fsconfig_create(context)
 }
 
 /// Makes an overlay that can be written to, and lets it go.
@@ -269,8 +296,4 @@ pub(super) fn try_overlay(lower: &Path, upper: &Path, work: &Path) -> io::Result
         rustix::fs::XattrFlags::empty(),
     )?;
     Ok(())
-}
-
-fn add_one_by_one(context: &OwnedFd, layers: &[PathBuf]) -> Result<(), Errno> {
-    layers.iter().try_for_each(|layer| fsconfig_set_string(context, "lowerdir+", layer))
 }

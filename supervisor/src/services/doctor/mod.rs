@@ -167,6 +167,12 @@ pub fn tell(store: &Store, events: &Events, items: &[Item]) -> Result<(), store:
     store.commit_blocking(ops, Durability::Power)
 }
 
+/// Whether it is a whole store that was set aside.
+#[must_use]
+pub fn is_store(item: &Item) -> bool {
+    item.name().starts_with(STORE)
+}
+
 /// Whether something is set aside that might need anything: then nothing is garbage.
 #[must_use]
 pub fn needs_all(root: &std::path::Path) -> bool {

@@ -92,7 +92,9 @@ impl Images {
         ops.put(&image.key(), &image)?;
         let event = Event::now(namespace, "image.tag", &image.id.to_string());
         self.inner.events.append(&mut ops, &event.with("reference", &reference))?;
+        crate::faultpoint::reach("tag.checked").await;
         self.inner.store.commit(ops, Durability::Power).await?;
+        crate::faultpoint::reach("tag.committed").await;
         Ok(image)
     }
 }

@@ -507,7 +507,11 @@ impl Volumes {
             let make = |path: &Path| {
                 DirBuilder::new().mode(0o700).create(path).map_err(|e| Error::io("make", path, e))
             };
+            // Made by one that ended before it was marked.
+            let _ = fs::remove_dir(&folder);
             make(&folder)?;
+            faultpoint::step_blocking("volume.folder.made")
+                .map_err(|e| Error::io("make", &folder, e))?;
             let mark = folder.join("pending");
             File::create(&mark).map_err(|e| Error::io("make", &mark, e))?;
             faultpoint::step_blocking("volume.made").map_err(|e| Error::io("make", &folder, e))?;
