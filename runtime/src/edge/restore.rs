@@ -175,6 +175,8 @@ fn ask(
     let root = folder.join(ROOT);
     fs::create_dir(&root).step(|| format!("make {}", root.display()))?;
     let root = fs::canonicalize(&root).step(|| format!("open {}", root.display()))?;
+    // Whatever fails from here on: whoever removes the folder must not find the root below it.
+    let view = View(&root);
     make_mount_points(plan, rootfs, &root)?;
     bind(rootfs, &root, Depth::Tree)?;
     let options = &mut image.options;
@@ -231,9 +233,19 @@ fn ask(
         }
         Ok(())
     });
-    let _ = mount::detach(&root);
-    let _ = fs::remove_dir(&root);
+    drop(view);
     Ok((pid?, pty.into_inner()))
+}
+
+/// Where the root is mounted for criu, until this is dropped.
+struct View<'a>(&'a Path);
+
+impl Drop for View<'_> {
+    fn drop(&mut self) {
+        // Not mounted yet is fine.
+        let _ = mount::detach(self.0);
+        let _ = fs::remove_dir(self.0);
+    }
 }
 
 /// Namespaces that are there already.

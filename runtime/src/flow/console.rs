@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::Stdio;
 use crate::error::{ErrorKind, Failure, Step};
+use crate::flow::dev;
 use crate::logic::process_plan::ProcessPlan;
 use crate::sys::mount::{self, Depth};
 use crate::sys::path::{self, Access, FileKind, FsKind, Missing, Resolve};
@@ -26,6 +27,7 @@ pub(crate) fn connect(
 ) -> Result<Option<OwnedFd>, Failure> {
     match stdio {
         Stdio::Inherit => {
+            reopen_null(root, console)?;
             own_stdio(process);
             Ok(None)
         }
@@ -33,11 +35,36 @@ pub(crate) fn connect(
             for (fd, at) in [(stdin, 0), (stdout, 1), (stderr, 2)] {
                 exec::place_stdio(fd.as_fd(), at).step(|| format!("set descriptor {at}"))?;
             }
+            reopen_null(root, console)?;
             own_stdio(process);
             Ok(None)
         }
         Stdio::Terminal { size } => terminal(*size, root, process, console).map(Some),
     }
+}
+
+/// Where the caller gave the host's null device, the container's takes its place: nothing of the
+/// host's file systems stays open, and criu finds the mount that it is on. The container has not
+/// begun, so that what was looked at is what is opened; an exec keeps what it was given.
+fn reopen_null(root: BorrowedFd<'_>, console: Console) -> Result<(), Failure> {
+    if console == Console::Exec {
+        return Ok(());
+    }
+    let streams = [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()]
+        .map(|stream| path::facts(stream).is_ok_and(|facts| facts.kind == dev::NULL));
+    // A container without the device keeps the host's.
+    if !streams.contains(&true) || dev::null(root).is_err() {
+        return Ok(());
+    }
+    let device = Path::new("/dev/null");
+    let Ok(null) = path::open_at(root, device, Access::ReadWrite, Resolve::NoLinks) else {
+        // A mount that allows no devices.
+        return Ok(());
+    };
+    for (at, _) in (0..).zip(streams).filter(|(_, is_null)| *is_null) {
+        exec::place_stdio(null.as_fd(), at).step(|| format!("set descriptor {at}"))?;
+    }
+    Ok(())
 }
 
 /// The user must be able to reopen its own pipes (`/dev/stdout`).

@@ -99,13 +99,15 @@ fn node_kind(node: &Node) -> FileKind {
     }
 }
 
+/// What the null device is, wherever it is.
+pub(crate) const NULL: FileKind = FileKind::CharDevice { major: 1, minor: 3 };
+
 /// The container's `/dev/null`, made sure to be it.
 pub(crate) fn null(root: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     let step = || "open /dev/null";
     let place =
         path::open_at(root, Path::new("/dev/null"), Access::Place, Resolve::NoLinks).step(step)?;
-    if path::facts(place.as_fd()).step(step)?.kind != (FileKind::CharDevice { major: 1, minor: 3 })
-    {
+    if path::facts(place.as_fd()).step(step)?.kind != NULL {
         return Err(Failure::new(ErrorKind::Invalid, step(), "is not the null device"));
     }
     Ok(place)
