@@ -330,6 +330,15 @@ impl Task {
         Ok(flow::rdt::destroy(&self.rdt)?)
     }
 
+    /// Writes down below `root` what a `wharf-runtime` with that `--root` needs to know of the
+    /// container: what only the command does, it then does to this one.
+    ///
+    /// # Errors
+    /// When it can't be written, or the command knows a container of that id.
+    pub fn tell_command(&self, root: &Path, id: &str, bundle: &Path) -> Result<(), Error> {
+        edge::tell_command(self, root, id, bundle)
+    }
+
     /// What to keep for [`Task::load`].
     #[must_use]
     pub fn state(&self) -> TaskState {

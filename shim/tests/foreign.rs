@@ -170,3 +170,48 @@ fn a_shim_that_died_with_a_container_of_runc() {
     let left = format!("/sys/fs/cgroup/devices/wharf-test-{}", world.id);
     assert!(!std::path::Path::new(&left).exists(), "{left}");
 }
+
+#[test]
+fn a_shim_moves_to_the_cgroup_that_it_is_told() {
+    need_host!();
+    let world = World::new();
+    let mut client = world.client();
+    let container = Container::sh("sleep 1000");
+    world.write_config(&container);
+    let path = format!("/wharf-test-shim-{}", world.id);
+    let options = wharf_proto::containerd::runc::v1::Options {
+        shim_cgroup: path.clone(),
+        ..Default::default()
+    };
+    let request = task::CreateTaskRequest {
+        id: world.id.clone(),
+        bundle: world.bundle.display().to_string(),
+        options: Some(prost_types::Any {
+            type_url: "containerd.runc.v1.Options".into(),
+            value: prost::Message::encode_to_vec(&options),
+        }),
+        ..Default::default()
+    };
+    let created: task::CreateTaskResponse = client.task("Create", &request).expect("created");
+    let connected: task::ConnectResponse =
+        client.task("Connect", &task::ConnectRequest { id: world.id.clone() }).expect("there");
+    let places = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("there");
+    let of_shim = places(connected.shim_pid);
+    assert!(of_shim.lines().all(|line| line.ends_with(&path)), "{of_shim}");
+    let of_container = places(created.pid);
+    assert!(!of_container.contains(&path), "{of_container}");
+    client.kill(&world.id, "", 9, false).expect("killed");
+    client.wait_exit("");
+    client.delete(&world.id, "").expect("deleted");
+    client.farewell(&world.id);
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("mounts");
+    for line in mounts.lines() {
+        let mut words = line.split(' ').skip(1);
+        if let (Some(point), Some("cgroup" | "cgroup2")) = (words.next(), words.next()) {
+            let folder = std::path::PathBuf::from(format!("{point}{path}"));
+            wait_for("the shim has left its cgroup", || {
+                !folder.exists() || std::fs::remove_dir(&folder).is_ok()
+            });
+        }
+    }
+}

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 # The spec's newest parts want a kernel after this machine's 6.1, engines are not in it.
 skip='figures\|rounds\|overhead\|spec\|engines'
 if [ "${1:-}" = --sample ]; then
-    skip="$skip"'\|peers\|stdio\|upgrade\|containerd\|escape\|adopt\|foreign\|refused'
+    skip="$skip"'\|peers\|stdio\|upgrade\|containerd\|escape\|adopt\|foreign\|refused\|checkpoint'
     shift
 fi
 
@@ -33,7 +33,15 @@ for path in $bins; do options+=(--with "$path"); done
 while read -r _ path; do options+=(--with "$path"); done <<<"$tests"
 for crate in runtime shim; do options+=(--with "$PWD/$crate/Cargo.toml"); done
 for tool in bash unshare ps; do options+=(--tool "$tool"); done
-for module in dummy veth unix_diag; do options+=(--module "$module"); done
+# Checkpoints, where the host has criu to take along.
+if command -v criu >/dev/null && command -v iptables-restore >/dev/null; then
+    options+=(--tool criu --tool tar --tool iptables-restore --tool ip6tables-restore)
+    options+=(--with "/usr/lib/$(uname -m)-linux-gnu/xtables")
+fi
+for module in nfnetlink nf_tables nft_compat xt_mark nf_conntrack_netlink tun unix_diag inet_diag tcp_diag udp_diag raw_diag af_packet_diag netlink_diag; do
+    options+=(--module "$module")
+done
+for module in dummy veth; do options+=(--module "$module"); done
 
 # Inside: each program as cargo would run it.
 inside='

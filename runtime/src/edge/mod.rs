@@ -20,6 +20,7 @@ mod store;
 mod update;
 
 pub use commands::command_line;
+pub(crate) use store::tell_command;
 
 use crate::error::{Error, ErrorKind, Failure};
 

@@ -53,6 +53,27 @@ impl Record {
     }
 }
 
+/// Makes the record of a container that the library has made.
+pub(crate) fn tell_command(
+    task: &crate::Task,
+    root: &Path,
+    id: &str,
+    bundle: &Path,
+) -> Result<(), crate::Error> {
+    let tell = || {
+        let store = Store::new(Some(root.to_owned()));
+        let (spec, bytes) = read_spec(&bundle.join("config.json"))?;
+        let folder = store.claim(id)?;
+        let kept = store.save(&folder, &Record::new(id, bundle, &spec, task.state()), &bytes);
+        // The first failure is the one to report.
+        kept.inspect_err(|_| drop(store.remove(id)))
+    };
+    tell().map_err(|error| {
+        let what = format!("write the state of {id} below {}", root.display());
+        crate::Failure::new(crate::ErrorKind::Internal, what, error.to_string()).into()
+    })
+}
+
 fn default_root() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(dir) if crate::sys::cred::own_uid() != 0 => Path::new(&dir).join("wharf-runtime"),

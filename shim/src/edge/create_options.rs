@@ -11,7 +11,7 @@ use wharf_proto::containerd::runc::v1::Options as RuncOptions;
 use wharf_proto::shim as wharf;
 
 use super::status::EdgeError;
-use crate::flow::{Foreign, LogTarget, Options, Owner};
+use crate::flow::{Foreign, LogTarget, Options, Owner, own_command};
 use crate::logic::lines::Format;
 use crate::sys::journal::{self, Level};
 
@@ -25,6 +25,14 @@ pub(crate) struct CreateOptions {
     pub(crate) owner: Option<Owner>,
     /// Another runtime's program.
     pub(crate) foreign: Option<Foreign>,
+    /// A checkpoint to restore, where the request itself names none.
+    pub(crate) criu_image: Option<PathBuf>,
+    /// Where criu's own files go.
+    pub(crate) criu_work: Option<PathBuf>,
+    /// criu's program; empty: the one in PATH.
+    pub(crate) criu: PathBuf,
+    /// Where the shim itself is to be.
+    pub(crate) shim_cgroup: Option<String>,
 }
 
 pub(crate) fn parse(any: Option<&Any>) -> Result<CreateOptions, EdgeError> {
@@ -50,6 +58,7 @@ fn own(value: &[u8]) -> Result<CreateOptions, EdgeError> {
         systemd_cgroup: asked.systemd_cgroup,
         no_pivot: false,
         no_new_keyring: false,
+        criu: PathBuf::new(),
     });
     let log = asked.log.filter(|log| !log.path.is_empty()).map(|log| {
         let drops_when_full = log.when_full() == wharf::log_target::WhenFull::Drop;
@@ -69,15 +78,11 @@ fn own(value: &[u8]) -> Result<CreateOptions, EdgeError> {
     let size = |value: u32| u16::try_from(value).ok().filter(|&value| value > 0);
     let window = size(asked.terminal_width).zip(size(asked.terminal_height));
     let options = Options { log, open_stdin: asked.open_stdin, window };
-    Ok(CreateOptions { wharf: Some(options), owner: None, foreign })
+    Ok(CreateOptions { wharf: Some(options), foreign, ..Default::default() })
 }
 
 fn runc(value: &[u8]) -> Result<CreateOptions, EdgeError> {
     let asked = RuncOptions::decode(value)?;
-    if !asked.shim_cgroup.is_empty() {
-        // Where the shim itself runs: the container is the same without.
-        journal::write(Level::Warn, "option has no effect", &[("option", &"shim_cgroup")]);
-    }
     let is_foreign = !asked.binary_name.is_empty()
         || asked.systemd_cgroup
         || asked.no_pivot_root
@@ -90,20 +95,24 @@ fn runc(value: &[u8]) -> Result<CreateOptions, EdgeError> {
         systemd_cgroup: asked.systemd_cgroup,
         no_pivot: asked.no_pivot_root,
         no_new_keyring: asked.no_new_keyring,
+        criu: asked.criu_path.clone().into(),
     });
     let owner = (asked.io_uid != 0 || asked.io_gid != 0).then_some((asked.io_uid, asked.io_gid));
-    Ok(CreateOptions { wharf: None, owner, foreign })
+    let path = |text: String| (!text.is_empty()).then(|| PathBuf::from(text));
+    Ok(CreateOptions {
+        wharf: None,
+        owner,
+        foreign,
+        criu_image: path(asked.criu_image_path),
+        criu_work: path(asked.criu_work_path),
+        criu: asked.criu_path.into(),
+        shim_cgroup: Some(asked.shim_cgroup).filter(|path| !path.is_empty()),
+    })
 }
 
-/// What the embedded runtime is not asked for over its calls, its command does: it lies beside the
-/// shim, or in PATH.
+/// What the embedded runtime is not asked for over its calls, its command does.
 fn binary(name: &str) -> PathBuf {
-    if !name.is_empty() {
-        return name.into();
-    }
-    let shim = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
-    let beside = shim.with_file_name("wharf-runtime");
-    if shim.is_absolute() && beside.exists() { beside } else { "wharf-runtime".into() }
+    if name.is_empty() { own_command() } else { name.into() }
 }
 
 #[cfg(test)]

@@ -54,6 +54,11 @@ pub(crate) fn encode(happened: &Happened) -> (&'static str, Any) {
         Event::Resumed => {
             ("/tasks/resumed", any("TaskResumed", &wire::TaskResumed { container_id }))
         }
+        Event::Checkpointed { image } => {
+            let checkpoint = image.display().to_string();
+            let event = wire::TaskCheckpointed { container_id, checkpoint };
+            ("/tasks/checkpointed", any("TaskCheckpointed", &event))
+        }
     }
 }
 
@@ -78,7 +83,10 @@ fn task_create(container_id: String, created: &CreatedEvent) -> wire::TaskCreate
             stderr: created.uris.stderr.clone(),
             terminal: created.terminal,
         }),
-        checkpoint: String::new(),
+        checkpoint: created
+            .checkpoint
+            .as_ref()
+            .map_or_else(String::new, |path| path.display().to_string()),
         pid: unsigned(created.pid),
     }
 }

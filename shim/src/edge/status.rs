@@ -1,5 +1,7 @@
 //! Errors as the wire carries them: google.rpc.Status, with details for who acts on them.
 
+use std::path::PathBuf;
+
 use wharf_proto::google::rpc::Status;
 use wharf_proto::kind::Kind;
 use wharf_proto::shim::ExitRecord;
@@ -26,8 +28,10 @@ pub(crate) enum EdgeError {
     Stream { stream: u32, last: u32 },
     #[error("more than {0} calls wait on this connection")]
     TooManyCalls(usize),
-    #[error("a container is not made from a checkpoint here")]
-    FromCheckpoint,
+    #[error("a container is not made from a checkpoint of several parts here")]
+    FromParts,
+    #[error("checkpoint's folder {0:?} is not an absolute path")]
+    Image(PathBuf),
     #[error("streams are not served here")]
     Streaming,
     #[error("binary {0:?} is not an absolute path")]
@@ -49,12 +53,14 @@ impl From<IdError> for EdgeError {
 impl EdgeError {
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Service(_) | Self::Method(_) | Self::Streaming | Self::FromCheckpoint => {
+            Self::Service(_) | Self::Method(_) | Self::Streaming | Self::FromParts => {
                 Kind::Unsupported
             }
-            Self::Message(_) | Self::Stream { .. } | Self::Bundle(_) | Self::Binary(_) => {
-                Kind::Invalid
-            }
+            Self::Message(_)
+            | Self::Image(_)
+            | Self::Stream { .. }
+            | Self::Bundle(_)
+            | Self::Binary(_) => Kind::Invalid,
             Self::TooManyCalls(_) | Self::Frame(FrameError::TooLong { .. }) => Kind::Exhausted,
             Self::Frame(FrameError::UnknownType(_)) => Kind::Invalid,
             Self::Flow(error) => error.kind(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 use prost_types::Any;
-use wharf_proto::containerd::runc::v1::ProcessDetails;
+use wharf_proto::containerd::runc::v1::{CheckpointOptions, ProcessDetails};
 use wharf_proto::containerd::v1::types::ProcessInfo;
 use wharf_proto::task as wire;
 use wharf_proto::ttrpc::Request;
@@ -13,7 +13,10 @@ use super::create_options;
 use super::metrics::metrics;
 use super::server::{Form, Reply};
 use super::status::{EdgeError, timestamp};
-use crate::flow::{AddExec, CreateTask, Force, Mount, Reach, Shim, Ticket, Uris};
+use crate::flow::{
+    AddExec, Checkpoint, CreateTask, Force, Foreign, Mount, Reach, Restore, Shim, Switch, Ticket,
+    Uris,
+};
 use crate::logic::ids::{ExecId, ProcessRef, TaskId};
 use crate::logic::process::State;
 
@@ -90,6 +93,7 @@ fn inside(method: &str, payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, Edge
             let cgroup = shim.cgroup(&TaskId::parse(&asked.id)?)?;
             Ok(wire::StatsResponse { stats: Some(metrics(&cgroup)) }.encode_to_vec())
         }
+        "Checkpoint" => checkpoint(payload, shim),
         "Connect" => {
             wire::ConnectRequest::decode(payload)?;
             Ok(wire::ConnectResponse {
@@ -110,14 +114,22 @@ fn inside(method: &str, payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, Edge
 
 fn create(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
     let asked = wire::CreateTaskRequest::decode(payload)?;
-    if !asked.checkpoint.is_empty() || !asked.parent_checkpoint.is_empty() {
-        return Err(EdgeError::FromCheckpoint);
+    if !asked.parent_checkpoint.is_empty() {
+        // Nothing that makes checkpoints here makes one of parts.
+        return Err(EdgeError::FromParts);
     }
     let options = create_options::parse(asked.options.as_ref())?;
     let bundle = PathBuf::from(&asked.bundle);
     if !bundle.is_absolute() {
         return Err(EdgeError::Bundle(asked.bundle));
     }
+    let image = (!asked.checkpoint.is_empty()).then(|| PathBuf::from(asked.checkpoint));
+    let restore =
+        image.or(options.criu_image).map(|image| Restore { image, work: options.criu_work });
+    let foreign = match (options.foreign, &restore) {
+        (None, Some(_)) => Some(Foreign { criu: options.criu.clone(), ..Foreign::own() }),
+        (foreign, _) => foreign,
+    };
     let rootfs = asked.rootfs.into_iter().map(|mount| Mount {
         kind: mount.r#type,
         source: mount.source,
@@ -132,9 +144,48 @@ fn create(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
         uris: Uris { stdin: asked.stdin, stdout: asked.stdout, stderr: asked.stderr },
         options: options.wharf,
         owner: options.owner,
-        foreign: options.foreign,
+        foreign,
+        restore,
+        criu: options.criu,
+        shim_cgroup: options.shim_cgroup,
     })?;
     Ok(wire::CreateTaskResponse { pid: unsigned(pid) }.encode_to_vec())
+}
+
+fn checkpoint(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {
+    let asked = wire::CheckpointTaskRequest::decode(payload)?;
+    let options = match &asked.options {
+        // Of another shim's they mean nothing here.
+        Some(any) if any.type_url.ends_with("containerd.runc.v1.CheckpointOptions") => {
+            CheckpointOptions::decode(any.value.as_slice())?
+        }
+        Some(_) | None => CheckpointOptions::default(),
+    };
+    let image = if asked.path.is_empty() { options.image_path } else { asked.path };
+    let image = PathBuf::from(image);
+    if !image.is_absolute() {
+        return Err(EdgeError::Image(image));
+    }
+    let switches = [
+        (options.open_tcp, Switch::OpenTcp),
+        (options.external_unix_sockets, Switch::ExternalUnixSockets),
+        (options.terminal, Switch::Terminal),
+        (options.file_locks, Switch::FileLocks),
+        (!options.exit, Switch::KeepRunning),
+    ];
+    let wanted = switches.into_iter().filter_map(|(wanted, switch)| wanted.then_some(switch));
+    let work = (!options.work_path.is_empty()).then(|| PathBuf::from(options.work_path));
+    shim.checkpoint(
+        &TaskId::parse(&asked.id)?,
+        &Checkpoint {
+            image,
+            work,
+            switches: wanted.collect(),
+            empty_namespaces: options.empty_namespaces,
+            cgroups_mode: options.cgroups_mode,
+        },
+    )?;
+    Ok(Vec::new())
 }
 
 fn exec(payload: &[u8], shim: &mut Shim) -> Result<Vec<u8>, EdgeError> {

@@ -8,6 +8,7 @@
 //! The init is not our child: its end is seen and told through its pidfd.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use wharf_runtime::Task;
@@ -85,6 +86,7 @@ impl Shim {
             hold: Hold::Found(Box::new(task)),
             has_private_pids: kept.has_private_pids,
             has_poststop: kept.has_poststop,
+            criu: kept.foreign.as_ref().map_or_else(PathBuf::new, |made_by| made_by.criu.clone()),
             foreign: kept.foreign,
             is_adopted: true,
             init: kept.number,

@@ -6,6 +6,7 @@ use wharf_runtime::spec as oci;
 use wharf_runtime::{CreateRequest, Rootfs, RootfsMount};
 
 use super::Error;
+use super::checkpoint::Restore;
 use super::event;
 use super::foreign::{self, Foreign, Of};
 use super::log::{Log, LogTarget};
@@ -16,7 +17,7 @@ use super::stdio::{From, Names, Owner, Plan, To, Uris, Window};
 use crate::logic::exit::{Ending, Exit};
 use crate::logic::ids::TaskId;
 use crate::sys::journal::{self, Level};
-use crate::sys::{clock, process};
+use crate::sys::{cgroup, clock, process};
 
 /// A mount for the root file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,12 @@ pub(crate) struct CreateTask {
     pub(crate) owner: Option<Owner>,
     /// By whose program it is made; `None`: by the embedded runtime.
     pub(crate) foreign: Option<Foreign>,
+    /// A checkpoint to make it of; whoever asks for it names the program as well.
+    pub(crate) restore: Option<Restore>,
+    /// criu's program; empty: the one in PATH.
+    pub(crate) criu: PathBuf,
+    /// Where the shim itself is to be accounted for; `None`: where it is.
+    pub(crate) shim_cgroup: Option<String>,
 }
 
 /// Wharf's own options.
@@ -59,6 +66,9 @@ impl Shim {
             return Err(Error::TaskExists(container.id.as_str().to_owned()));
         }
         let spec = load_spec(&request.bundle)?;
+        if let Some(path) = &request.shim_cgroup {
+            cgroup::enter(path)?;
+        }
         let names = Names { id: request.id.as_str(), namespace: &self.identity.namespace };
         let opened = plan(request, &spec)?.open(names)?;
         self.log = match request.options.as_ref().and_then(|options| options.log.as_ref()) {
@@ -79,7 +89,10 @@ impl Shim {
             Some(foreign) => {
                 let of = Of { id: request.id.as_str(), bundle: &request.bundle };
                 let rootfs = (!mounts.is_empty()).then_some((&mounts[..], &*path));
-                let made = foreign.create(of, rootfs, opened.stdio);
+                let made = match &request.restore {
+                    None => foreign.create(of, rootfs, opened.stdio),
+                    Some(restore) => foreign.restore(of, rootfs, opened.stdio, restore),
+                };
                 made.map(|(task, pty)| (Hold::Found(Box::new(task)), pty))
                     .map_err(foreign::not_started)
             }
@@ -108,6 +121,7 @@ impl Shim {
             has_private_pids,
             has_poststop: has_poststop && request.foreign.is_none(),
             foreign: request.foreign.clone(),
+            criu: request.criu.clone(),
             is_adopted: false,
             init: number,
         });

@@ -38,6 +38,9 @@ pub(crate) enum Event {
     OutOfMemory,
     Paused,
     Resumed,
+    Checkpointed {
+        image: PathBuf,
+    },
 }
 
 /// Of a task that is there.
@@ -48,6 +51,8 @@ pub(crate) struct Created {
     pub(crate) uris: Uris,
     pub(crate) terminal: bool,
     pub(crate) pid: i32,
+    /// The checkpoint that it was made of.
+    pub(crate) checkpoint: Option<PathBuf>,
 }
 
 /// An event with its container and time.
@@ -126,6 +131,7 @@ pub(crate) fn created(request: &CreateTask, pid: i32) -> Event {
         uris: request.uris.clone(),
         terminal: request.terminal,
         pid,
+        checkpoint: request.restore.as_ref().map(|restore| restore.image.clone()),
     }))
 }
 

@@ -14,11 +14,17 @@ use serde::{Deserialize, Serialize};
 use wharf_runtime::{RootfsMount, Stdio as Streams, Task};
 
 use super::Error;
+use super::checkpoint::{Checkpoint, Restore, Switch, Work};
 use crate::logic::exit::{Ending, Exit};
 use crate::sys::{SysError, clock, console, files, pipes, process};
 
 /// For one command.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For one that writes or reads all of a container's memory.
+const CRIU_PATIENCE: Duration = Duration::from_secs(600);
+
+/// The embedded runtime's command.
+const OWN: &str = "wharf-runtime";
 
 /// A runtime, and how it is to be called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +38,9 @@ pub(crate) struct Foreign {
     pub(crate) systemd_cgroup: bool,
     pub(crate) no_pivot: bool,
     pub(crate) no_new_keyring: bool,
+    /// criu's program, if another than PATH has is to be used.
+    #[serde(default)]
+    pub(crate) criu: PathBuf,
 }
 
 /// A process that it made.
@@ -48,7 +57,32 @@ pub(crate) struct Of<'a> {
     pub(crate) bundle: &'a Path,
 }
 
+/// The command of the embedded runtime: it lies beside the shim, or in PATH.
+pub(crate) fn own_command() -> PathBuf {
+    let shim = process::program();
+    let beside = shim.with_file_name(OWN);
+    if shim.is_absolute() && beside.exists() { beside } else { OWN.into() }
+}
+
 impl Foreign {
+    /// What the embedded runtime does not do over its calls, its command does.
+    pub(crate) fn own() -> Self {
+        Self {
+            binary: own_command(),
+            root: PathBuf::new(),
+            args: Vec::new(),
+            systemd_cgroup: false,
+            no_pivot: false,
+            no_new_keyring: false,
+            criu: PathBuf::new(),
+        }
+    }
+
+    /// Where it keeps its state.
+    pub(super) fn root(&self, of: Of<'_>) -> PathBuf {
+        if self.root.as_os_str().is_empty() { of.bundle.join("runtime") } else { self.root.clone() }
+    }
+
     fn log(of: Of<'_>) -> PathBuf {
         of.bundle.join("runtime.log")
     }
@@ -56,19 +90,30 @@ impl Foreign {
     fn command(&self, of: Of<'_>, verb: &str) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(&self.args);
-        let own = of.bundle.join("runtime");
-        let root = if self.root.as_os_str().is_empty() { &own } else { &self.root };
-        command.arg("--root").arg(root).arg("--log").arg(Self::log(of));
+        command.arg("--root").arg(self.root(of)).arg("--log").arg(Self::log(of));
         command.args(["--log-format", "json"]);
         if self.systemd_cgroup {
             command.arg("--systemd-cgroup");
+        }
+        if !self.criu.as_os_str().is_empty() {
+            command.arg("--criu").arg(&self.criu);
         }
         command.arg(verb).current_dir(of.bundle);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
 
-    fn run(&self, of: Of<'_>, verb: &'static str, mut command: Command) -> Result<(), Error> {
+    fn run(&self, of: Of<'_>, verb: &'static str, command: Command) -> Result<(), Error> {
+        self.run_within(PATIENCE, of, verb, command)
+    }
+
+    fn run_within(
+        &self,
+        patience: Duration,
+        of: Of<'_>,
+        verb: &'static str,
+        mut command: Command,
+    ) -> Result<(), Error> {
         files::remove(&Self::log(of))?;
         let child = command.spawn().map_err(|source| {
             let kind = source.kind();
@@ -81,7 +126,7 @@ impl Foreign {
             }
         })?;
         drop(command);
-        let status = process::wait_command(child, PATIENCE)?;
+        let status = process::wait_command(child, patience)?;
         if status.success() {
             return Ok(());
         }
@@ -101,6 +146,7 @@ impl Foreign {
         streams: Streams,
         last: &str,
     ) -> Result<Made, Error> {
+        let patience = if verb == "restore" { CRIU_PATIENCE } else { PATIENCE };
         let pid_file = of.bundle.join("runtime.pid");
         files::remove(&pid_file)?;
         command.arg("--pid-file").arg(&pid_file);
@@ -117,7 +163,7 @@ impl Foreign {
             Streams::Inherit => (None, None),
         };
         command.arg(last);
-        self.run(of, verb, command)?;
+        self.run_within(patience, of, verb, command)?;
         let pty = console.map(|console| console.receive(PATIENCE)).transpose()?;
         if let (Some(pty), Some((columns, rows))) = (&pty, window) {
             pipes::resize(pty, columns, rows)?;
@@ -137,20 +183,81 @@ impl Foreign {
         rootfs: Option<(&[RootfsMount], &Path)>,
         streams: Streams,
     ) -> Result<(Task, Option<OwnedFd>), Error> {
+        let mut command = self.create_command(of, "create", rootfs)?;
+        if self.no_new_keyring {
+            command.arg("--no-new-keyring");
+        }
+        let made = self.make(of, "create", command, streams, of.id)?;
+        self.found(of, made)
+    }
+
+    /// A container out of a checkpoint, paused until its start.
+    pub(crate) fn restore(
+        &self,
+        of: Of<'_>,
+        rootfs: Option<(&[RootfsMount], &Path)>,
+        streams: Streams,
+        restore: &Restore,
+    ) -> Result<(Task, Option<OwnedFd>), Error> {
+        let work = Work::new(of.bundle, restore.work.as_deref());
+        let mut command = self.create_command(of, "restore", rootfs)?;
+        command.arg("--detach").arg("--image-path").arg(&restore.image);
+        command.arg("--work-path").arg(work.path());
+        if self.binary.file_name() == Some(OWN.as_ref()) {
+            // It starts criu in the cgroup that it has made; criu 3.17 can't restore one of version 2.
+            command.args(["--manage-cgroups-mode", "ignore"]);
+        }
+        if matches!(streams, Streams::Terminal { .. }) {
+            command.arg(Switch::Terminal.flag());
+        }
+        let made = self
+            .make(of, "restore", command, streams, of.id)
+            .inspect_err(|_| work.keep_log("restore.log"))?;
+        let (task, pty) = self.found(of, made)?;
+        if let Err(source) = task.pause() {
+            self.delete(of)?;
+            return Err(Error::Runtime { step: "pause the container", source });
+        }
+        Ok((task, pty))
+    }
+
+    /// Saves the container.
+    pub(super) fn checkpoint(&self, of: Of<'_>, asked: &Checkpoint) -> Result<(), Error> {
+        let work = Work::new(of.bundle, asked.work.as_deref());
+        let mut command = self.command(of, "checkpoint");
+        command.arg("--image-path").arg(&asked.image).arg("--work-path").arg(work.path());
+        command.args(asked.switches.iter().map(|switch| switch.flag()));
+        for namespace in &asked.empty_namespaces {
+            command.arg("--empty-ns").arg(namespace);
+        }
+        if !asked.cgroups_mode.is_empty() {
+            command.arg("--manage-cgroups-mode").arg(&asked.cgroups_mode);
+        }
+        command.arg(of.id);
+        self.run_within(CRIU_PATIENCE, of, "checkpoint", command)
+            .inspect_err(|_| work.keep_log("dump.log"))
+    }
+
+    fn create_command(
+        &self,
+        of: Of<'_>,
+        verb: &str,
+        rootfs: Option<(&[RootfsMount], &Path)>,
+    ) -> Result<Command, Error> {
         if let Some((mounts, at)) = rootfs {
             process::unshare_mounts()?;
             wharf_runtime::mount_rootfs(mounts, at)
                 .map_err(|source| Error::Runtime { step: "mount the root", source })?;
         }
-        let mut command = self.command(of, "create");
+        let mut command = self.command(of, verb);
         command.arg("--bundle").arg(of.bundle);
         if self.no_pivot {
             command.arg("--no-pivot");
         }
-        if self.no_new_keyring {
-            command.arg("--no-new-keyring");
-        }
-        let made = self.make(of, "create", command, streams, of.id)?;
+        Ok(command)
+    }
+
+    fn found(&self, of: Of<'_>, made: Made) -> Result<(Task, Option<OwnedFd>), Error> {
         match Task::of_process(made.pid) {
             Ok(task) => Ok((task, made.pty)),
             Err(source) => {

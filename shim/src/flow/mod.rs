@@ -5,6 +5,7 @@
 
 mod adopt;
 pub(crate) mod boot;
+mod checkpoint;
 pub(crate) mod cleanup;
 mod create;
 mod delete;
@@ -29,11 +30,12 @@ mod stdio;
 mod tell;
 mod upgrade;
 
+pub(crate) use checkpoint::{Checkpoint, Restore, Switch};
 pub(crate) use create::{CreateTask, Mount, Options};
 pub(crate) use error::Error;
 pub(crate) use event::{Created as CreatedEvent, Event, Happened};
 pub(crate) use exec::AddExec;
-pub(crate) use foreign::Foreign;
+pub(crate) use foreign::{Foreign, own_command};
 pub(crate) use keep::{KeptError, Message, found_in};
 pub(crate) use log::LogTarget;
 pub(crate) use read_output::ReadOutput;

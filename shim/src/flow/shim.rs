@@ -93,6 +93,9 @@ pub(crate) struct Container {
     /// By whose program it is made; `None`: by the embedded runtime.
     #[serde(default)]
     pub(crate) foreign: Option<Foreign>,
+    /// criu's program, for a checkpoint; empty: the one in PATH.
+    #[serde(default)]
+    pub(crate) criu: PathBuf,
     /// Begun by another shim, which died: its init is not our child.
     #[serde(default)]
     pub(crate) is_adopted: bool,

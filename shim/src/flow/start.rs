@@ -50,6 +50,13 @@ impl Shim {
         // Written before: a start that nobody was told of is still a start.
         self.save_state(Started::Yes)?;
         let container = self.container.as_mut().expect("an init belongs to a container");
+        let task = container.hold.task();
+        if task.is_paused() {
+            // Nothing but a checkpoint makes one that stands still before its start.
+            return task
+                .resume()
+                .map_err(|source| Error::Runtime { step: "let the container go on", source });
+        }
         if let Some(foreign) = &container.foreign {
             return foreign.start(container.of()).map_err(foreign::not_started);
         }

@@ -42,6 +42,8 @@ pub(crate) enum Event {
     /// An exec is to be added beside this init.
     Exec,
     Update,
+    /// All of the container is to be saved.
+    Checkpoint,
     Delete,
 }
 
@@ -68,6 +70,7 @@ impl Refusal {
                 | Event::Kill
                 | Event::Exec
                 | Event::Update
+                | Event::Checkpoint
                 | Event::Delete,
             ) => Kind::Precondition,
         }
@@ -102,8 +105,9 @@ impl State {
             (Paused | Running, Event::Resume) => Ok(Running),
             (Created | Running | Paused, Event::Kill | Event::Update) => Ok(self),
             (Created | Running, Event::Exec) => Ok(self),
+            (Running | Paused, Event::Checkpoint) => Ok(self),
             (Created | Stopped, Event::Delete) => Ok(Deleted),
-            (Created, Event::Pause | Event::Resume)
+            (Created, Event::Pause | Event::Resume | Event::Checkpoint)
             | (Running | Paused, Event::Start | Event::StartFailed | Event::Delete)
             | (Paused, Event::Exec)
             | (
@@ -115,7 +119,8 @@ impl State {
                 | Event::Resume
                 | Event::Kill
                 | Event::Exec
-                | Event::Update,
+                | Event::Update
+                | Event::Checkpoint,
             )
             | (Deleted, _) => Err(Refusal { state: self, event }),
         }
@@ -133,6 +138,7 @@ impl Event {
             Self::Kill => "kill",
             Self::Exec => "exec",
             Self::Update => "update",
+            Self::Checkpoint => "checkpoint",
             Self::Delete => "delete",
         }
     }

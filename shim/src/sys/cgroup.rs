@@ -1,6 +1,7 @@
 //! What the kernel tells of a container's cgroup: figures, and the word that memory ran out.
 //!
-//! Reads only. The runtime makes the cgroup, changes its limits and removes it.
+//! Reads only: the runtime makes the cgroup, changes its limits and removes it. But for the shim's
+//! own place, see [`enter`].
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -61,6 +62,52 @@ impl Cgroup {
             })
             .collect()
     }
+}
+
+/// Moves this process to a cgroup of that path, in every hierarchy; made where it is not there.
+pub(crate) fn enter(path: &str) -> Result<(), SysError> {
+    use std::path::Component;
+
+    let failed = |at: &Path, source| SysError::new("enter", at.display().to_string(), source);
+    let below: PathBuf =
+        Path::new(path).components().filter(|part| matches!(part, Component::Normal(_))).collect();
+    let named = "/proc/self/mountinfo";
+    let mounts = std::fs::read_to_string(named).map_err(|e| SysError::new("read", named, e))?;
+    for point in points(&mounts) {
+        let folder = Path::new(point).join(&below);
+        std::fs::create_dir_all(&folder).map_err(|source| failed(&folder, source))?;
+        // A new cpuset has neither processors nor memory, and takes nobody before it has.
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if let Ok(of_root) = std::fs::read(Path::new(point).join(file)) {
+                let own = folder.join(file);
+                if std::fs::read(&own).is_ok_and(|own| own.trim_ascii().is_empty()) {
+                    std::fs::write(&own, of_root).map_err(|source| failed(&own, source))?;
+                }
+            }
+        }
+        let file = folder.join("cgroup.procs");
+        std::fs::write(&file, "0").map_err(|source| failed(&file, source))?;
+    }
+    Ok(())
+}
+
+/// Where hierarchies are mounted, each once.
+fn points(mounts: &str) -> Vec<&str> {
+    let mut seen = Vec::new();
+    let mut points = Vec::new();
+    for line in mounts.lines() {
+        let Some((head, tail)) = line.split_once(" - ") else { continue };
+        let mut head = head.split(' ').skip(2);
+        let (Some(device), Some(_), Some(point)) = (head.next(), head.next(), head.next()) else {
+            continue;
+        };
+        let is_hierarchy = tail.starts_with("cgroup ") || tail.starts_with("cgroup2 ");
+        if is_hierarchy && !seen.contains(&device) {
+            seen.push(device);
+            points.push(point);
+        }
+    }
+    points
 }
 
 /// From mountinfo and a process' cgroup file to folders.
@@ -165,6 +212,9 @@ mod tests {
 35 30 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
 36 30 0:32 /outer /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct
 ";
+        let all = super::points(mounts);
+        assert_eq!(all.len(), 3, "{all:?}");
+        assert!(all.contains(&"/sys/fs/cgroup/unified"), "{all:?}");
         let places = "5:memory:/wharf/a\n4:cpu,cpuacct:/outer/wharf/a\n0::/wharf/a\n";
         let folders = locate(mounts, places);
         for (controller, folder) in [

@@ -34,6 +34,14 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, SysError> {
     fs::read(path).map_err(failed("read", path))
 }
 
+/// Removes a folder and all in it. Not there is fine.
+pub(crate) fn remove_folder(path: &Path) -> Result<(), SysError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        done => done.map_err(|source| SysError::new("remove", path.display().to_string(), source)),
+    }
+}
+
 /// A file that is gone already is fine.
 pub(crate) fn remove(path: &Path) -> Result<(), SysError> {
     match fs::remove_file(path) {

@@ -68,8 +68,16 @@ pub(crate) fn become_subreaper() -> Result<(), SysError> {
     Err(SysError::new("become", "subreaper", std::io::Error::last_os_error()))
 }
 
+static PROGRAM: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
+
+/// This program's path as it was called. Asked for once before [`set_title`], which writes over it.
+pub(crate) fn program() -> &'static Path {
+    PROGRAM.get_or_init(|| std::env::args_os().next().map(Into::into).unwrap_or_default())
+}
+
 /// Names this process for `ps`: the command line is overwritten in place. Best effort.
 pub(crate) fn set_title(title: &str) {
+    program();
     // SAFETY: PR_SET_NAME reads at most 16 bytes from a string that ends in NUL.
     let _ = unsafe { libc::prctl(libc::PR_SET_NAME, c"wharf-shim".as_ptr(), 0, 0, 0) };
     let Some((start, end)) = argument_range() else { return };

@@ -404,7 +404,7 @@ impl Client {
     }
 
     /// Ends whatever is there; nothing is checked.
-    fn farewell(&mut self, id: &str) {
+    pub(crate) fn farewell(&mut self, id: &str) {
         let (id, exec_id) = (id.to_owned(), String::new());
         let kill = task::KillRequest { id: id.clone(), signal: 9, all: true, ..Default::default() };
         let wait = task::WaitRequest { id: id.clone(), exec_id: exec_id.clone() };
