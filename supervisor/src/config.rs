@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     drivers::{
+        logs::LogDriver,
         registry::Settings,
         signatures::{Key, Policy, Require, Requirement, Rule, RuleFile},
     },
@@ -205,6 +206,7 @@ struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ContainerLog {
+    driver: Option<LogDriver>,
     max_bytes: Option<u64>,
     max_files: Option<u32>,
 }
@@ -260,6 +262,7 @@ const KEYS: &[&str] = &[
     "limits.streams",
     "limits.call_seconds",
     "container_log",
+    "container_log.driver",
     "container_log.max_bytes",
     "container_log.max_files",
     "tls",
@@ -348,6 +351,8 @@ pub struct Config {
     pub call_deadline: Duration,
     /// A container's log is rotated beyond this size; 0: never.
     pub container_log_max_bytes: u64,
+    /// As what a container's output is kept, unless it says so itself.
+    pub container_log_driver: LogDriver,
     /// Rotated logs kept.
     pub container_log_max_files: u32,
     /// For TCP.
@@ -431,6 +436,7 @@ impl Config {
             default_network: file.default_network.unwrap_or(Network::None),
             stop_timeout: Duration::from_secs(file.stop_timeout_seconds.unwrap_or(10)),
             upgrade_timeout: Duration::from_secs(file.upgrade_timeout_seconds.unwrap_or(20).max(1)),
+            container_log_driver: file.container_log.driver.unwrap_or_default(),
             container_log_max_bytes: file.container_log.max_bytes.unwrap_or(64 << 20),
             container_log_max_files: file.container_log.max_files.unwrap_or(3),
             tls,

@@ -402,6 +402,7 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
         logs,
         log_max_bytes: config.container_log_max_bytes,
         log_max_files: config.container_log_max_files,
+        log_driver: config.container_log_driver,
         cgroup_parent: config.cgroup_parent.clone(),
         boot_id: boot_id()?,
         removed,

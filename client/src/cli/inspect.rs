@@ -175,6 +175,7 @@ fn host_config(spec: &ContainerSpec) -> Value {
         "NetworkMode": spec.network,
         "AutoRemove": spec.auto_remove,
         "RestartPolicy": restart_policy(&spec.restart),
+        "LogConfig": log_config(spec),
         "CapAdd": spec.cap_add,
         "CapDrop": spec.cap_drop,
         "Privileged": spec.privileged,
@@ -192,6 +193,22 @@ fn host_config(spec: &ContainerSpec) -> Value {
         "StopTimeout": timeout,
         "Ulimits": spec.rlimits.iter().map(ulimit).collect::<Vec<_>>(),
     })
+}
+
+/// As Docker has it: what is the server's default is left out.
+fn log_config(spec: &ContainerSpec) -> Value {
+    let Some(log) = &spec.log else { return json!({"Type": "", "Config": {}}) };
+    let mut config = serde_json::Map::new();
+    if let Some(bytes) = log.max_size_bytes {
+        config.insert("max-size".into(), json!(bytes.to_string()));
+    }
+    if let Some(files) = log.max_files {
+        config.insert("max-file".into(), json!(files.to_string()));
+    }
+    if log.drop_when_full {
+        config.insert("mode".into(), json!("non-blocking"));
+    }
+    json!({"Type": log.driver, "Config": config})
 }
 
 fn restart_policy(policy: &str) -> Value {

@@ -2,6 +2,7 @@
 
 pub(crate) mod env;
 pub(crate) mod keys;
+pub(crate) mod log;
 pub(crate) mod mount;
 pub(crate) mod security;
 pub(crate) mod size;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ArgAction;
 use wharf_client::v1::{ContainerSpec, Mount, Resources};
 
-use crate::cli::parse::{env, mount, security, size, time, ulimit, userns};
+use crate::cli::parse::{env, log, mount, security, size, time, ulimit, userns};
 
 /// Flags of `run` and `create`.
 #[derive(Debug, clap::Args)]
@@ -37,6 +37,13 @@ pub(crate) struct SpecArgs {
     #[arg(short, long, value_name = "STREAM", value_parser = ["stdin", "stdout", "stderr"],
           help_heading = "Standard streams")]
     pub(crate) attach: Vec<String>,
+
+    /// Where output is kept: cri, json-file or none
+    #[arg(long, value_name = "DRIVER", help_heading = "Standard streams")]
+    log_driver: Option<String>,
+    /// max-size=10m, max-file=3, mode=non-blocking (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Standard streams")]
+    log_opt: Vec<String>,
 
     /// Program to run in place of the image's; "" for none
     #[arg(long, value_name = "PROGRAM", help_heading = "Process")]
@@ -269,6 +276,7 @@ impl SpecArgs {
             exposed_ports: self.expose.clone(),
             runtime: self.runtime.clone().unwrap_or_default(),
             restart: self.restart.clone().unwrap_or_default(),
+            log: log::log(self.log_driver.as_deref(), &self.log_opt)?,
             user_namespace: userns::users(self.userns.as_deref(), &self.uidmap, &self.gidmap)?,
             seccomp: security.seccomp,
             privileged: self.privileged,

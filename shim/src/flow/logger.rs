@@ -31,8 +31,10 @@ impl Told {
         let path = PathBuf::from(lines.next()?);
         let (max_bytes, max_files) = (lines.next()?.parse().ok()?, lines.next()?.parse().ok()?);
         let lock = PathBuf::from(lines.next()?);
-        let format = Format::Cri;
-        let log = LogTarget { path, format, max_bytes, max_files, drops_when_full: false };
+        // Supervisors before these two say nothing of them.
+        let format = if lines.next() == Some("json-file") { Format::JsonFile } else { Format::Cri };
+        let drops_when_full = lines.next() == Some("drop");
+        let log = LogTarget { path, format, max_bytes, max_files, drops_when_full };
         log.path.is_absolute().then_some(Self { log, lock })
     }
 }

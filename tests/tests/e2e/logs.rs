@@ -3,7 +3,7 @@
 use std::{fs, time::SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use wharf_proto::v1::{LogEntry, LogsRequest, Stream};
+use wharf_proto::v1::{AttachStart, LogConfig, LogEntry, LogsRequest, Stream};
 use wharf_tests::{
     api::{Api, script},
     wait::soon,
@@ -117,5 +117,87 @@ async fn a_rotated_log_is_bounded_and_ends_whole() -> Result<()> {
     // The present one and two rotated. Each may be over the limit by what one read of the pipe
     // becomes: 64 KiB of short lines, each with its time and stream.
     ensure!(bytes < 3 * 1_500_000, "{bytes} bytes on disk");
+    world.finish().await
+}
+
+fn driver(driver: &str, script_text: &str) -> wharf_proto::v1::ContainerSpec {
+    wharf_proto::v1::ContainerSpec {
+        log: Some(LogConfig { driver: driver.into(), ..Default::default() }),
+        ..script(script_text)
+    }
+}
+
+#[tokio::test]
+async fn a_json_file_is_docker_s_and_is_read_like_another() -> Result<()> {
+    let world = World::start().await?;
+    let mut api = world.with_busybox().await?;
+    let lines =
+        "for i in 1 2 3; do echo \"out \\\"$i\"; echo err $i >&2; sleep 0.02; done; printf end";
+    let (container, outcome) = api.run_to_end(driver("json-file", lines)).await?;
+    ensure!(outcome.out() == "out \"1\nout \"2\nout \"3\nend", "{:?}", outcome.out());
+    for line in fs::read_to_string(&container.log_path)?.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).context(line.to_owned())?;
+        let keys: Vec<_> = line.as_object().context("an object")?.keys().collect();
+        ensure!(keys == ["log", "stream", "time"], "{line}");
+    }
+    let of = LogsRequest { container: container.id.clone(), ..Default::default() };
+    let all = entries(&mut api, of.clone()).await?;
+    ensure!(all.len() == 7, "{all:?}");
+    let tail = entries(&mut api, LogsRequest { tail: Some(2), ..of.clone() }).await?;
+    ensure!(tail == all[5..], "{tail:?}");
+    let err = entries(&mut api, LogsRequest { stderr: true, ..of.clone() }).await?;
+    ensure!(text(&err) == "err 1\nerr 2\nerr 3\n", "{err:?}");
+    let since = entries(&mut api, LogsRequest { since: all[2].time, ..of.clone() }).await?;
+    ensure!(since == all[2..], "since: {since:?}");
+    let after = LogsRequest { cursor: all[3].cursor.clone(), ..of };
+    ensure!(entries(&mut api, after).await? == all[4..], "cursor");
+    world.finish().await
+}
+
+#[tokio::test]
+async fn a_json_file_is_rotated_as_the_container_asks_and_followed_across() -> Result<()> {
+    let world = World::start().await?;
+    let mut api = world.with_busybox().await?;
+    let mut spec = driver("json-file", "read x; seq 1 20000");
+    spec.open_stdin = true;
+    spec.log =
+        spec.log.map(|log| LogConfig { max_size_bytes: Some(400_000), max_files: Some(9), ..log });
+    let container = api.run(spec).await?;
+    let mut following = api.clone();
+    let follow =
+        LogsRequest { container: container.id.clone(), follow: true, ..Default::default() };
+    let followed = tokio::spawn(async move { entries(&mut following, follow).await });
+    let start = AttachStart { container: container.id.clone(), stdin: true, ..Default::default() };
+    api.attach(start, b"go\n").await?;
+    let followed = followed.await??;
+    ensure!(crate::no_gap(&text(&followed))? == 20_000);
+    let folder = std::path::Path::new(&container.log_path).parent().context("no folder")?;
+    let files = wharf_tests::leak::tree(folder).len();
+    ensure!((3..=9).contains(&files), "{files} files");
+    world.finish().await
+}
+
+#[tokio::test]
+async fn with_no_log_only_who_is_attached_gets_output() -> Result<()> {
+    let world = World::start().await?;
+    let mut api = world.with_busybox().await?;
+    let spec = wharf_proto::v1::ContainerSpec {
+        open_stdin: true,
+        ..driver("none", "read x; echo seen $x")
+    };
+    let container = api.run(spec).await?;
+    let start = AttachStart {
+        container: container.id.clone(),
+        stdin: true,
+        stdout: true,
+        ..Default::default()
+    };
+    let outcome = api.attach(start, b"it\n").await?;
+    ensure!(outcome.out() == "seen it\n", "{:?}", outcome.out());
+    let of = LogsRequest { container: container.id, ..Default::default() };
+    let refused = api.containers.logs(of).await.err().context("it keeps none")?;
+    ensure!(refused.code() == tonic::Code::FailedPrecondition, "{refused}");
+    let unknown = api.create(driver("syslog", "true")).await.err().context("unknown")?;
+    ensure!(format!("{unknown:#}").contains("spec.log.driver"), "{unknown:#}");
     world.finish().await
 }

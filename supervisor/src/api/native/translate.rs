@@ -18,7 +18,7 @@ use crate::{
             record::Record,
             restart::Policy,
             seccomp::Seccomp,
-            spec::{Mount, MountKind, Resources, Rlimit, Signal, Spec},
+            spec::{Log, Mount, MountKind, Resources, Rlimit, Signal, Spec},
             user_namespace::{IdRange, Mode, UserNamespace},
         },
         prune::PruneFilter,
@@ -59,6 +59,9 @@ pub(super) fn prune_filter(message: Option<v1::PruneFilter>) -> PruneFilter {
 pub(super) fn window(message: Option<v1::WindowSize>) -> Window {
     message.map_or_else(Window::default, |w| Window { width: w.width, height: w.height })
 }
+
+/// Each of them is looked for when a log is read.
+const MAX_LOG_FILES: u32 = 1000;
 
 pub(super) fn duration(field: &str, message: prost_types::Duration) -> Result<Duration, Error> {
     Duration::try_from(message).map_err(|_| Error::field(field, "a time can't be negative"))
@@ -116,8 +119,39 @@ pub(super) fn new_container(spec: Option<v1::ContainerSpec>) -> Result<NewContai
         seccomp: Seccomp::parse(&spec.seccomp).map_err(|e| Error::field("spec.seccomp", e))?,
         privileged: spec.privileged,
         no_new_privileges: spec.no_new_privileges,
+        log: spec.log.map(|log| log_rules(&log)).transpose()?,
     };
     Ok(NewContainer { name, spec })
+}
+
+fn log_rules(message: &v1::LogConfig) -> Result<Log, Error> {
+    let wrong = |problem: String| Error::field("spec.log.driver", problem);
+    let driver = match message.driver.as_str() {
+        "" => None,
+        name => Some(name.parse().map_err(wrong)?),
+    };
+    if message.max_files == Some(0) {
+        return Err(Error::field("spec.log.max_files", "there is at least the current one: 1"));
+    }
+    if message.max_files.is_some_and(|files| files > MAX_LOG_FILES) {
+        let problem = format!("at most {MAX_LOG_FILES} are kept");
+        return Err(Error::field("spec.log.max_files", problem));
+    }
+    Ok(Log {
+        driver,
+        max_bytes: message.max_size_bytes,
+        max_files: message.max_files,
+        drops_when_full: message.drop_when_full,
+    })
+}
+
+fn log_message(log: &Log) -> v1::LogConfig {
+    v1::LogConfig {
+        driver: log.driver.map(|driver| driver.to_string()).unwrap_or_default(),
+        max_size_bytes: log.max_bytes,
+        max_files: log.max_files,
+        drop_when_full: log.drops_when_full,
+    }
 }
 
 fn user_namespace(message: v1::UserNamespace) -> Result<UserNamespace, Error> {
@@ -397,6 +431,7 @@ fn spec(record: &Record) -> v1::ContainerSpec {
         seccomp: spec.seccomp.text().to_owned(),
         privileged: spec.privileged,
         no_new_privileges: spec.no_new_privileges,
+        log: spec.log.as_ref().map(log_message),
     }
 }
 

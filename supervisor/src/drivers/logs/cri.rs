@@ -52,7 +52,7 @@ pub fn ends_line(line: &[u8]) -> bool {
 }
 
 /// Nanoseconds since the epoch of an RFC 3339 time. Shims write UTC: the quick path.
-fn parse_time(text: &str) -> Option<i64> {
+pub(super) fn parse_time(text: &str) -> Option<i64> {
     let time: jiff::Timestamp = text.parse().ok()?;
     i64::try_from(time.as_nanosecond()).ok()
 }

@@ -5,6 +5,8 @@
 //! inode, since rotation renames (`c.log` → `c.log.1` → `c.log.2`).
 
 pub mod cri;
+mod driver;
+mod json;
 mod watch;
 
 use std::{
@@ -17,6 +19,7 @@ use std::{
 };
 
 use cri::Stream;
+pub use driver::LogDriver;
 pub use watch::LogWatch;
 
 /// Bytes read at once.
@@ -180,18 +183,7 @@ impl LogReader {
         let mut entries = Vec::new();
         for line in lines.split_inclusive(|b| *b == b'\n') {
             self.cursor.offset += line.len() as u64;
-            let Some(parsed) = cri::parse(&line[..line.len() - 1]) else { continue };
-            let mut data = parsed.data.to_vec();
-            if !parsed.partial {
-                data.push(b'\n');
-            }
-            entries.push(Entry {
-                time_unix_ns: parsed.time_unix_ns,
-                stream: parsed.stream,
-                partial: parsed.partial,
-                data,
-                cursor: self.cursor,
-            });
+            entries.extend(entry(&line[..line.len() - 1], self.cursor));
         }
         entries
     }
@@ -210,6 +202,25 @@ impl LogReader {
             None => Ok(files.pop()),
         }
     }
+}
+
+/// A line in either format: what its first byte is tells them apart.
+fn entry(line: &[u8], cursor: Cursor) -> Option<Entry> {
+    if line.first() == Some(&b'{') {
+        return json::parse(line, cursor);
+    }
+    let parsed = cri::parse(line)?;
+    let mut data = parsed.data.to_vec();
+    if !parsed.partial {
+        data.push(b'\n');
+    }
+    let cri::Line { time_unix_ns, stream, partial, .. } = parsed;
+    Some(Entry { time_unix_ns, stream, partial, data, cursor })
+}
+
+/// Whether a line (of the log) ends a line (of the container).
+fn ends_line(line: &[u8]) -> bool {
+    if line.first() == Some(&b'{') { json::ends_line(line) } else { cri::ends_line(line) }
 }
 
 /// The current file and the rotated ones that are there, newest first, each with its inode.
@@ -269,7 +280,7 @@ fn tail_offset(
                 None => break,
             };
             if line_start < line_end {
-                let ends = cri::ends_line(&block[line_start..line_end]);
+                let ends = ends_line(&block[line_start..line_end]);
                 if ends && !*open_end {
                     *missing -= 1;
                     if *missing == 0 {
@@ -360,6 +371,22 @@ mod tests {
         }
         write(&path, &[("P", "4")]);
         assert_eq!(rest(&mut LogReader::at_tail(&path, 2, 1).expect("open")), "4");
+    }
+
+    #[test]
+    fn tails_of_json() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("c.log");
+        let line = |log: &str| {
+            let time = "1970-01-01T00:00:01Z";
+            format!("{}\n", serde_json::json!({"log": log, "stream": "stdout", "time": time}))
+        };
+        // The second ends with a backslash and an n, and not with a line's end.
+        fs::write(&path, line("1\n") + &line("2\\n") + &line("2\n") + &line("3\n")).expect("write");
+        for (lines, expected) in [(1, "3\n"), (2, "2\\n2\n3\n"), (9, "1\n2\\n2\n3\n")] {
+            let mut reader = LogReader::at_tail(&path, 2, lines).expect("open");
+            assert_eq!(rest(&mut reader), expected, "{lines}");
+        }
     }
 
     #[test]

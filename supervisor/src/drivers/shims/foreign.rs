@@ -26,7 +26,11 @@ use tokio::{
     sync::Notify,
 };
 use wharf_proto::{
-    shim::{OutputChunk, ReadOutputResponse, output_chunk},
+    shim::{
+        OutputChunk, ReadOutputResponse,
+        log_target::{Format, WhenFull},
+        output_chunk,
+    },
     task::{SERVICE_V2, SERVICE_V3},
 };
 
@@ -303,6 +307,14 @@ pub(super) fn log_uri(program: &Path, bundle: &Path, log: &wharf_proto::shim::Lo
         log.max_bytes.to_string(),
         log.max_files.to_string(),
         lock.display().to_string(),
+        match log.format() {
+            Format::JsonFile => "json-file".to_owned(),
+            Format::Unspecified | Format::Cri => "cri".to_owned(),
+        },
+        match log.when_full() {
+            WhenFull::Drop => "drop".to_owned(),
+            WhenFull::Unspecified | WhenFull::Block => "block".to_owned(),
+        },
     ];
     for byte in words.join("\n").bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.') {
@@ -506,7 +518,7 @@ mod tests {
         };
         assert_eq!(
             log_uri(Path::new("/b/shim"), Path::new("/c"), &log),
-            "binary:///b/shim?logger=/l%20og%0A5%0A2%0A/c/logger.lock"
+            "binary:///b/shim?logger=/l%20og%0A5%0A2%0A/c/logger.lock%0Acri%0Ablock"
         );
     }
 

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     drivers::{
         host,
+        logs::LogDriver,
         shims::{Launcher, Runtime, Runtimes, Shim, ShimError},
         snapshots::Snapshotter,
     },
@@ -76,8 +77,10 @@ pub struct Tools {
     pub logs: PathBuf,
     /// Settings of the logs.
     pub log_max_bytes: u64,
-    /// As above.
+    /// As above: rotated ones.
     pub log_max_files: u32,
+    /// As above.
+    pub log_driver: LogDriver,
     /// Containers' cgroups are below it.
     pub cgroup_parent: String,
     /// Of this boot of the host.
@@ -94,6 +97,39 @@ impl Tools {
     pub fn log_path(&self, record: &Record) -> PathBuf {
         self.logs.join(format!("{}.log", record.id))
     }
+
+    /// How the log of a container is kept; what its creator left open is the configuration's.
+    #[must_use]
+    pub fn log_rules(&self, record: &Record) -> LogRules {
+        let asked = record.spec.log.clone().unwrap_or_default();
+        let driver = asked.driver.unwrap_or(self.log_driver);
+        // Nobody reads it again: it is there for who is attached.
+        if driver == LogDriver::None {
+            return LogRules { driver, max_bytes: UNKEPT_BYTES, rotated: 1, drops_when_full: true };
+        }
+        LogRules {
+            driver,
+            max_bytes: asked.max_bytes.unwrap_or(self.log_max_bytes),
+            rotated: asked.max_files.map_or(self.log_max_files, |all| all.saturating_sub(1)),
+            drops_when_full: asked.drops_when_full,
+        }
+    }
+}
+
+/// Of the log of a container that keeps none.
+const UNKEPT_BYTES: u64 = 1 << 20;
+
+/// How a log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRules {
+    /// As what.
+    pub driver: LogDriver,
+    /// Rotated when it is larger; 0: never.
+    pub max_bytes: u64,
+    /// Rotated files beside the current one.
+    pub rotated: u32,
+    /// On a full disk.
+    pub drops_when_full: bool,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -532,7 +568,7 @@ impl Driver {
         let snapshots = Arc::clone(&self.tools.snapshots);
         let id = self.record.id.clone();
         let log = self.tools.log_path(&self.record);
-        let files = self.tools.log_max_files;
+        let files = self.tools.log_rules(&self.record).rotated;
         let name = self.record.name.clone();
         let undone = tokio::task::spawn_blocking(move || {
             let fault = |at: std::io::Result<()>| at.map_err(|e| fault_error(&name, e));

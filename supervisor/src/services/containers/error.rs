@@ -127,6 +127,9 @@ pub enum Error {
         "cursor {0:?} is not one of this container's log, or what it pointed to was rotated away"
     )]
     Cursor(String),
+    /// It keeps no log.
+    #[error("container {0} keeps no log: its log driver is \"none\"")]
+    NoLog(ContainerName),
     /// An exec that is not there.
     #[error(
         "container {container} has no exec {exec_id:?}: it has ended, or was lost with a shim that \
@@ -201,7 +204,7 @@ impl Fault for Error {
                 Kind::Invalid
             }
             Self::NameTaken { .. } => Kind::AlreadyExists,
-            Self::State { .. } => Kind::Precondition,
+            Self::State { .. } | Self::NoLog(_) => Kind::Precondition,
             Self::Revision { .. } => Kind::Conflict,
             Self::Image(e) => e.kind(),
             Self::Volume(e) => e.kind(),
@@ -242,6 +245,7 @@ impl Fault for Error {
             }
             Self::File { .. } => "FILE",
             Self::Cursor(_) => "CURSOR_OUT_OF_RANGE",
+            Self::NoLog(_) => "NO_LOG",
             Self::Busy(_) => "BUSY",
             Self::Unreached(_) => "SHIM_UNREACHED",
             Self::ExecLost { .. } => "EXEC_LOST",
@@ -259,6 +263,7 @@ impl Fault for Error {
             Self::Removed(name)
             | Self::Busy(name)
             | Self::Unreached(name)
+            | Self::NoLog(name)
             | Self::Unkillable(name) => container(name),
             Self::NameTaken { name, .. } => container(name),
             Self::NoExec { exec_id, .. } | Self::ExecLost { exec_id, .. } => {

@@ -9,13 +9,17 @@ use std::{
 };
 
 use wharf_proto::{
-    shim::{CreateOptions, LogTarget, log_target::Format},
+    shim::{
+        CreateOptions, LogTarget,
+        log_target::{Format, WhenFull},
+    },
     task::Mount,
 };
 
 use super::{Error, devices, driver::Tools, found, oci, record::Record, spec::MountKind};
 use crate::{
     config::Network,
+    drivers::logs::LogDriver,
     drivers::shims::{Bundle, CreateTask, Runtime},
     faultpoint,
 };
@@ -52,6 +56,12 @@ impl Plan {
         runtime: &Runtime,
         window: Window,
     ) -> CreateTask<'a> {
+        let rules = tools.log_rules(record);
+        let when_full = if rules.drops_when_full { WhenFull::Drop } else { WhenFull::Block };
+        let format = match rules.driver {
+            LogDriver::JsonFile => Format::JsonFile,
+            LogDriver::Cri | LogDriver::None => Format::Cri,
+        };
         CreateTask {
             bundle: self.bundle.path(),
             rootfs: self.rootfs.clone(),
@@ -59,10 +69,10 @@ impl Plan {
             options: CreateOptions {
                 log: Some(LogTarget {
                     path: tools.log_path(record).display().to_string(),
-                    format: Format::Cri.into(),
-                    max_bytes: tools.log_max_bytes,
-                    max_files: tools.log_max_files,
-                    ..Default::default()
+                    format: format.into(),
+                    max_bytes: rules.max_bytes,
+                    max_files: rules.rotated,
+                    when_full: when_full.into(),
                 }),
                 open_stdin: record.spec.open_stdin,
                 terminal_width: window.width,

@@ -11,7 +11,7 @@ use super::{
     table::{Attachment, View},
 };
 use crate::{
-    drivers::logs::{Cursor, Entry, LogReader, LogWatch},
+    drivers::logs::{Cursor, Entry, LogDriver, LogReader, LogWatch},
     ids::Namespace,
 };
 
@@ -76,7 +76,7 @@ impl Containers {
         let handle = self.tools.table.find(namespace, container)?;
         let record = handle.record();
         let path = self.tools.log_path(&record);
-        let rotated = self.tools.log_max_files;
+        let rotated = self.tools.log_rules(&record).rotated;
         let from = match (from, log_start(&record)) {
             (From::Start, Some(cursor)) => From::Cursor(cursor.to_owned()),
             (From::Start, None) => From::Oldest,
@@ -92,6 +92,18 @@ impl Containers {
         };
         let number = record.state.number();
         Ok(Feed { path, reader, watch, view: handle.view, number })
+    }
+
+    /// Refuses for a container that keeps no log.
+    ///
+    /// # Errors
+    /// [`Error::NoLog`], [`Error::NotFound`], [`Error::Ambiguous`].
+    pub fn check_log_is_kept(&self, namespace: &Namespace, container: &str) -> Result<(), Error> {
+        let record = self.tools.table.find(namespace, container)?.record();
+        if self.tools.log_rules(&record).driver == LogDriver::None {
+            return Err(Error::NoLog(record.name.clone()));
+        }
+        Ok(())
     }
 
     /// The next start of a container, or the current one.

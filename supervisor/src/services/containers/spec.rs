@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use super::{restart::Policy, seccomp::Seccomp, user_namespace::UserNamespace};
-use crate::config::Network;
+use crate::{config::Network, drivers::logs::LogDriver};
 
 /// A container as it was asked for. Immutable but for name, labels and resources.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,22 @@ pub struct Spec {
     pub privileged: bool,
     /// Whether set-uid programs give nothing. Unset: unless privileged.
     pub no_new_privileges: Option<bool>,
+    /// Unset: as the configuration says.
+    pub log: Option<Log>,
+}
+
+/// How the output is to be kept; `None`: as the configuration says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// As what.
+    pub driver: Option<LogDriver>,
+    /// 0: never rotated.
+    pub max_bytes: Option<u64>,
+    /// The current one included.
+    pub max_files: Option<u32>,
+    /// On a full disk lines are dropped.
+    pub drops_when_full: bool,
 }
 
 impl Spec {

@@ -51,6 +51,7 @@ pub(in crate::api::native) async fn serve(
         since: request.since.map_or(i64::MIN, unix_ns),
         until: request.until.map_or(i64::MAX, unix_ns),
     };
+    containers.check_log_is_kept(namespace, &request.container).map_err(|e| from_fault(&e))?;
     let feed = containers
         .output(namespace, &request.container, from, follow)
         .await
