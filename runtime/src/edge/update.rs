@@ -9,18 +9,17 @@ use super::CommandError;
 use super::args::Parsed;
 use super::commands::Context;
 use super::container::Container;
+use crate::flow::rdt;
 
 pub(crate) fn update(context: &Context<'_>, flags: &Parsed) -> Result<i32, CommandError> {
     let container = Container::load(&context.store, flags.id()?)?;
     let task = container.running()?;
-    for (flag, what) in
-        [("l3-cache-schema", "CAT: l3 cache"), ("mem-bw-schema", "MBA: memory bandwidth")]
-    {
-        if flags.text(flag).is_some() {
-            let what = format!("Intel RDT/{what} schema by update");
-            return Err(crate::Error::Unsupported { what }.into());
-        }
-    }
+    let schemata = schemata(flags)?;
+    let rdt = match schemata.is_empty() {
+        true => None,
+        // Before anything is changed: nothing is done by half where there is no resctrl.
+        false => Some(rdt::find()?),
+    };
     let resources = match flags.text("resources") {
         Some(path) => read(path)?,
         None => of_flags(flags)?,
@@ -29,7 +28,27 @@ pub(crate) fn update(context: &Context<'_>, flags: &Parsed) -> Result<i32, Comma
         context.log.warn("Kernel memory settings are ignored and will be removed");
     }
     task.update(&resources)?;
+    if let Some(top) = rdt {
+        let spec = context.store.config(flags.id()?)?;
+        let plan = spec.linux().as_ref().and_then(|linux| linux.intel_rdt().as_ref());
+        let plan = plan.map(crate::logic::rdt::parse).transpose()?;
+        rdt::update(&top, plan.as_ref(), flags.id()?, &schemata)?;
+    }
     Ok(0)
+}
+
+/// Lines for the container's group in resctrl.
+fn schemata(flags: &Parsed) -> Result<Vec<&str>, CommandError> {
+    let mut all = Vec::new();
+    for (flag, start) in [("l3-cache-schema", "L3"), ("mem-bw-schema", "MB:")] {
+        let Some(line) = flags.text(flag).filter(|line| !line.is_empty()) else { continue };
+        if line.contains('\n') || !line.starts_with(start) {
+            let text = format!("--{flag} must be one line that begins with {start}");
+            return Err(CommandError::Usage(text));
+        }
+        all.push(line);
+    }
+    Ok(all)
 }
 
 fn read(path: &str) -> Result<LinuxResources, CommandError> {

@@ -120,7 +120,7 @@ pub(crate) fn prepare(
     path::set_umask(process.umask);
     let ours = cred::permitted().step(|| "read our capabilities")?;
     let (sets, missing) = capabilities::within(process.capabilities, ours);
-    for name in capabilities::names(process.capabilities.ambient & !sets.ambient) {
+    for name in capabilities::names(process.capabilities.ambient & ours & !sets.ambient) {
         warnings.push(format!(
             "can't raise ambient capability {name}: it is not permitted and inheritable"
         ));

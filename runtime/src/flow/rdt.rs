@@ -40,6 +40,25 @@ pub(crate) fn enter(top: &Path, plan: &RdtPlan, id: &str, pid: i32) -> Result<Ma
     Ok(made)
 }
 
+/// Writes other lines to the group that a container has, by its spec's plan.
+pub(crate) fn update(
+    top: &Path,
+    plan: Option<&RdtPlan>,
+    id: &str,
+    lines: &[&str],
+) -> Result<(), Error> {
+    let named = plan.map(|plan| plan.group.as_deref().unwrap_or(id));
+    let group = named.map(|name| top.join(name)).filter(|group| group.is_dir());
+    let Some(group) = group else {
+        let what = "linux.intelRdt by update: the container was made without a group".to_owned();
+        return Err(Error::Unsupported { what });
+    };
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    put(&group.join("schemata"), &text)
+        .step(|| format!("linux.intelRdt: write schemata of {}", group.display()))?;
+    Ok(())
+}
+
 fn fill(top: &Path, plan: &RdtPlan, id: &str, pid: i32, made: &mut Made) -> Result<(), Failure> {
     let group = top.join(plan.group.as_deref().unwrap_or(id));
     let step = |what: &str| format!("linux.intelRdt: {what} {}", group.display());
@@ -131,6 +150,11 @@ mod tests {
         assert_eq!(fs::read_to_string(top.join("gold/tasks")).expect("tasks"), "42");
         let other = enter(top, &plan("gold", &["L3:0=1"]), "a", 42).expect_err("differs");
         assert!(other.text.contains("not what it has"), "{other}");
+        let lines = ["L3:0=f", "MB:0=50"];
+        update(top, Some(&plan("gold", &[])), "a", &lines).expect("updated");
+        assert_eq!(fs::read_to_string(top.join("gold/schemata")).expect("it"), "L3:0=f\nMB:0=50\n");
+        assert!(update(top, Some(&plan("silver", &[])), "a", &lines).is_err());
+        assert!(update(top, None, "a", &lines).is_err());
         let none = enter(top, &plan("silver", &[]), "a", 42).expect_err("not there");
         assert!(none.text.contains("no such group"), "{none}");
         // Made, but without the kernel's files: the failure takes it away again.
