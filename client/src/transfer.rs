@@ -52,8 +52,9 @@ impl Client {
     ///
     /// # Errors
     /// As any call.
-    pub async fn export(&self, images: Vec<String>) -> Result<Export, Error> {
-        let answers = self.images().export(ExportImageRequest { images }).await;
+    pub async fn export(&self, images: Vec<String>, platform: &str) -> Result<Export, Error> {
+        let request = ExportImageRequest { images, platform: platform.to_owned() };
+        let answers = self.images().export(request).await;
         let stream = answers.map_err(|status| self.error("Export", status))?.into_inner();
         Ok(Export { client: self.clone(), stream })
     }

@@ -19,6 +19,9 @@ pub(crate) struct SaveArgs {
     /// The archive; standard output if not given or -
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Only the image of an index for this platform: linux/arm64
+    #[arg(long)]
+    platform: Option<String>,
     /// References; or ids, which leave the images without a name
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -46,7 +49,8 @@ pub(crate) async fn save(context: &Context, args: SaveArgs) -> Result<u8> {
         bail!("an archive is nothing for a terminal: use -o FILE, or send it somewhere");
     }
     let client = context.client().await?;
-    let mut export = client.export(args.images).await?;
+    let mut export =
+        client.export(args.images, args.platform.as_deref().unwrap_or_default()).await?;
     // The first piece shows that the images are there: only then is a file touched.
     let mut next = export.next().await?;
     let mut target = Target::open(path)?;

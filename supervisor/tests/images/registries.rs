@@ -398,5 +398,99 @@ async fn platforms_one_or_all() {
     let loaded = back.import(&archive, None).await.expect("import").remove(0);
     assert_eq!(loaded.digest(), &Digest::of(&index.to_string().into_bytes()));
     assert_eq!(back.read(&loaded, "/name").as_deref(), Some("here"));
-    assert_eq!(back.export(&[many]).await.expect("again"), archive, "the same bytes");
+    let names = [many];
+    assert_eq!(back.export(&names).await.expect("again"), archive, "the same bytes");
+    // Of one platform, it is that alone.
+    let archive = back.export_for(&names, Some(far)).await.expect("one of them");
+    let one = World::new();
+    let loaded = one.import(&archive, None).await.expect("import").remove(0);
+    assert_eq!((loaded.platform.as_str(), loaded.digest()), (far, &loaded.manifest_digest));
+    assert_eq!(one.read(&loaded, "/name").as_deref(), Some("far"));
+    let error = one.export_for(&names, Some("linux/arm64")).await.expect_err("not here");
+    assert_eq!(error.kind(), Kind::NotFound, "{error:?}");
+}
+
+/// A registry that asks for a certificate gets the one that `hosts.toml` or Docker's files name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_shows_its_certificate() {
+    if skip(&["skopeo", "docker-registry", "openssl"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("tempdir");
+    let file = |name: &str| dir.path().join(name);
+    let openssl = |args: &[&str]| {
+        run(std::process::Command::new("openssl").args(args).current_dir(dir.path()));
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+    fs::write(file("san"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE")
+        .expect("write");
+    for ca in ["ca", "stranger"] {
+        let (out, secret, subject) =
+            (format!("{ca}.pem"), format!("{ca}.key"), format!("/CN={ca}"));
+        let own = ["-x509", "-keyout", &secret, "-out", &out, "-days", "2", "-subj", &subject];
+        openssl(&[&["req"], &key[..], &own[..]].concat());
+    }
+    for (name, ca) in [("server", "ca"), ("client", "ca"), ("wrong", "stranger")] {
+        let of = |kind: &str| format!("{name}.{kind}");
+        let (secret, request, out) = (of("key"), of("csr"), of("pem"));
+        let subject = format!("/CN={name}");
+        let wanted = ["-keyout", &secret, "-out", &request, "-subj", &subject];
+        openssl(&[&["req"], &key[..], &wanted[..]].concat());
+        let (authority, its_key) = (format!("{ca}.pem"), format!("{ca}.key"));
+        let sign = ["x509", "-req", "-in", &request, "-CA", &authority, "-CAkey", &its_key];
+        let rest = ["-CAcreateserial", "-days", "2", "-extfile", "san", "-out", &out];
+        openssl(&[&sign[..], &rest[..]].concat());
+    }
+    let tls = (&*file("server.pem"), &*file("server.key"));
+    let registry =
+        Registry::start_asking(None, Some(tls), Some(&file("ca.pem"))).expect("registry");
+    let world = World::new();
+    let reference = format!("{}/app:1", registry.address);
+    world.import(&docker_save(&layers(), &[&reference]), None).await.expect("import");
+    let push = async || {
+        let request = PushRequest { reference: reference.clone(), credentials: None };
+        world.images.push(&namespace(), &request, &Reporter::default()).await
+    };
+    let server = format!("server = \"https://{}\"\nca = \"ca.pem\"\n", registry.address);
+    let folder = world.hosts(&registry.address, &server);
+    for name in ["ca.pem", "client.pem", "client.key", "wrong.pem", "wrong.key"] {
+        fs::copy(file(name), folder.join(name)).expect("copy");
+    }
+    // None, and one of somebody else's.
+    let error = push().await.expect_err("no certificate");
+    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    let text = wharf_supervisor::fault::chain(&error).to_lowercase();
+    assert!(text.contains("certificate"), "{text}");
+    let wrong = "client = [\"wrong.pem\", \"wrong.key\"]\n";
+    world.hosts(&registry.address, &format!("{server}{wrong}"));
+    let error = push().await.expect_err("a stranger's certificate");
+    assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
+    // A pair of files, and one file with both.
+    let pair = "client = [\"client.pem\", \"client.key\"]\n";
+    world.hosts(&registry.address, &format!("{server}{pair}"));
+    push().await.expect("push");
+    let both = [fs::read(file("client.pem")), fs::read(file("client.key"))];
+    let both = both.map(|part| part.expect("read")).concat();
+    fs::write(folder.join("both.pem"), both).expect("write");
+    world.hosts(&registry.address, &format!("{server}client = \"both.pem\"\n"));
+    let other = World::new();
+    let folder = other.hosts(&registry.address, &format!("{server}client = \"both.pem\"\n"));
+    for name in ["ca.pem", "both.pem"] {
+        let from = if name == "ca.pem" {
+            file(name)
+        } else {
+            world.hosts(&registry.address, &format!("{server}{pair}")).join(name)
+        };
+        fs::copy(from, folder.join(name)).expect("copy");
+    }
+    let pulled = other.pull(&reference).await.expect("pull").image;
+    assert_eq!(other.read(&pulled, "/top").as_deref(), Some("4"));
+    // Docker's files, with no hosts.toml.
+    let docker = World::new();
+    let folder = docker.hosts(&registry.address, "");
+    fs::remove_file(folder.join("hosts.toml")).expect("remove");
+    for (from, to) in [("ca.pem", "ca.crt"), ("client.pem", "me.cert"), ("client.key", "me.key")] {
+        fs::copy(file(from), folder.join(to)).expect("copy");
+    }
+    docker.pull(&reference).await.expect("pull by Docker's files");
 }

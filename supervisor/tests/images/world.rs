@@ -109,6 +109,14 @@ impl World {
     }
 
     pub(crate) async fn export(&self, asked: &[String]) -> Result<Vec<u8>, Error> {
+        self.export_for(asked, None).await
+    }
+
+    pub(crate) async fn export_for(
+        &self,
+        asked: &[String],
+        platform: Option<&str>,
+    ) -> Result<Vec<u8>, Error> {
         let (sender, mut pieces) = mpsc::channel::<Bytes>(4);
         let collect = async {
             let mut archive = Vec::new();
@@ -119,7 +127,7 @@ impl World {
         };
         let namespace = namespace();
         let (result, archive) =
-            tokio::join!(self.images.export(&namespace, asked, sender), collect);
+            tokio::join!(self.images.export(&namespace, asked, platform, sender), collect);
         result.map(|()| archive)
     }
 
@@ -364,6 +372,15 @@ impl Registry {
         auth: Option<(&str, &str)>,
         tls: Option<(&Path, &Path)>,
     ) -> io::Result<Self> {
+        Self::start_asking(auth, tls, None)
+    }
+
+    /// With an authority, too, that has to have signed the certificate of whoever comes.
+    pub(crate) fn start_asking(
+        auth: Option<(&str, &str)>,
+        tls: Option<(&Path, &Path)>,
+        client_ca: Option<&Path>,
+    ) -> io::Result<Self> {
         let dir = tempfile::tempdir()?;
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.to_string();
         let data = dir.path().join("data");
@@ -374,7 +391,9 @@ impl Registry {
         );
         if let Some((certificate, key)) = tls {
             let (certificate, key) = (certificate.display(), key.display());
-            config += &format!("  tls: {{certificate: {certificate}, key: {key}}}\n");
+            let of = client_ca.map(|ca| format!(", clientcas: [{}]", ca.display()));
+            let of = of.unwrap_or_default();
+            config += &format!("  tls: {{certificate: {certificate}, key: {key}{of}}}\n");
         }
         if let Some((user, hash)) = auth {
             let users = dir.path().join("users");

@@ -123,7 +123,7 @@ async fn only_what_changed_is_in_the_layer() -> Result<()> {
 }
 
 async fn export(api: &mut Api, name: &str) -> Result<Vec<u8>> {
-    let request = ExportImageRequest { images: vec![name.into()] };
+    let request = ExportImageRequest { images: vec![name.into()], ..Default::default() };
     let mut answers = api.images.export(request).await?.into_inner();
     let mut archive = Vec::new();
     while let Some(piece) = answers.message().await? {

@@ -171,7 +171,7 @@ impl images_server::Images for ImagesApi {
 
     async fn export(&self, request: Request<v1::ExportImageRequest>) -> Answer<Self::ExportStream> {
         let namespace = namespace(&request)?;
-        let asked = request.into_inner().images;
+        let v1::ExportImageRequest { images: asked, platform } = request.into_inner();
         if asked.is_empty() {
             return Err(Status::invalid_argument("no images to export"));
         }
@@ -189,7 +189,9 @@ impl images_server::Images for ImagesApi {
                     }
                 }
             };
-            let (exported, ()) = tokio::join!(images.export(&namespace, &asked, pieces), forward);
+            let platform = Some(platform.as_str()).filter(|platform| !platform.is_empty());
+            let export = images.export(&namespace, &asked, platform, pieces);
+            let (exported, ()) = tokio::join!(export, forward);
             if let Err(error) = exported {
                 // An error here says that the caller has gone.
                 let _ = answers.send(Err(fault(error))).await;

@@ -13,13 +13,15 @@ use crate::{
     drivers::{
         archive::{self, Wanted},
         content::Digest,
-        oci::{Reference, ReferenceError},
+        oci::{Document, MAX_DOCUMENT_BYTES, ManifestError, Platform, Reference, ReferenceError},
     },
     ids::Namespace,
     services::events::Event,
     store::{Durability, Ops},
 };
 
+/// Indexes within indexes.
+const MAX_DEPTH: usize = 4;
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -32,29 +34,75 @@ impl Images {
         &self,
         namespace: &Namespace,
         asked: &[String],
+        platform: Option<&str>,
         pieces: mpsc::Sender<Bytes>,
     ) -> Result<(), Error> {
+        let platform: Option<Platform> = platform.map(str::parse).transpose()?;
         let _hold = self.hold().await;
         let mut wanted: Vec<Wanted> = Vec::new();
         for text in asked {
             let image = self.get(namespace, text)?;
             let name = text.parse::<Reference>().map(|reference| reference.to_string());
             let names = name.into_iter().filter(|name| image.has_name(name));
-            match wanted.iter_mut().find(|known| known.manifest == image.manifest_digest) {
-                Some(known) => known.names.extend(names),
-                None => {
-                    wanted.push(Wanted {
-                        target: target_of(&image, text),
-                        manifest: image.manifest_digest.clone(),
-                        names: names.collect(),
-                    });
+            let target = target_of(&image, text);
+            let (target, manifest) = match &platform {
+                None => (target, image.manifest_digest.clone()),
+                Some(platform) => {
+                    let chosen = self.for_platform(target, &image, platform).await?;
+                    (chosen.clone(), chosen)
                 }
+            };
+            match wanted.iter_mut().find(|known| known.manifest == manifest) {
+                Some(known) => known.names.extend(names),
+                None => wanted.push(Wanted { target, manifest, names: names.collect() }),
             }
         }
         let content = self.inner.content.clone();
         blocking(move || {
             let out = BufWriter::with_capacity(PIECE_BYTES, Pieces(pieces));
             Ok(archive::export(&content, &wanted, out)?)
+        })
+        .await
+    }
+
+    /// The manifest of what is here for a platform.
+    async fn for_platform(
+        &self,
+        target: Digest,
+        image: &Image,
+        platform: &Platform,
+    ) -> Result<Digest, Error> {
+        let (content, platform) = (self.inner.content.clone(), platform.clone());
+        let (manifest, own) = (image.manifest_digest.clone(), image.platform.parse::<Platform>());
+        blocking(move || {
+            let no_platform = |digest: &Digest| ManifestError::NoPlatform {
+                digest: digest.clone(),
+                platform: platform.to_string(),
+                offered: own.clone().into_iter().collect(),
+            };
+            let mut at = target;
+            for _ in 0..MAX_DEPTH {
+                // An index that is gone has only the image that it was pulled for.
+                if content.stat(&at)?.is_none() {
+                    break;
+                }
+                let bytes = content.read(&at, MAX_DOCUMENT_BYTES)?;
+                match Document::parse(&bytes, &at)? {
+                    Document::Manifest(_) => break,
+                    Document::Index(index) => {
+                        at = index.choose(&platform, &at)?.digest.clone();
+                        if content.stat(&at)?.is_some()
+                            && at != manifest
+                            && let Document::Manifest(_) =
+                                Document::parse(&content.read(&at, MAX_DOCUMENT_BYTES)?, &at)?
+                        {
+                            return Ok(at);
+                        }
+                    }
+                }
+            }
+            let is_own = own.as_ref().is_ok_and(|own| platform.rank(own).is_some());
+            if is_own { Ok(manifest) } else { Err(no_platform(&at).into()) }
         })
         .await
     }
