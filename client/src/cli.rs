@@ -15,6 +15,7 @@ mod docker_config;
 mod events;
 mod exec;
 mod explain;
+mod health;
 mod human;
 mod images;
 mod inspect;

@@ -69,6 +69,8 @@ const MAX_STREAMS: u32 = 1024;
 const MAX_HEADERS: u32 = 32 << 10;
 /// Containers that their policies start at the same time, as at boot.
 const RESTARTS_AT_ONCE: usize = 8;
+/// Health checks whose process is being made at the same time.
+const PROBES_AT_ONCE: usize = 8;
 /// Largest message that a client may send.
 const MAX_MESSAGE: usize = 16 << 20;
 
@@ -407,6 +409,7 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
         boot_id: boot_id()?,
         removed,
         restart_turns: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),
+        probe_turns: Arc::new(tokio::sync::Semaphore::new(PROBES_AT_ONCE)),
     });
     // Ends with the last container's task.
     tokio::spawn(collect_orphans(images.clone(), orphans));

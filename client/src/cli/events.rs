@@ -116,7 +116,19 @@ fn is(event: &Event, action: &str) -> bool {
         "destroy" => "delete",
         other => other,
     };
-    own == action || event.topic == action
+    // As Docker has it: "health_status", or "health_status: healthy".
+    let (action, more) = action.split_once(": ").map_or((action, None), |(a, m)| (a, Some(m)));
+    let status = event.attributes.get("healthStatus").map(String::as_str);
+    (own == action || event.topic == action) && more.is_none_or(|more| status == Some(more))
+}
+
+/// "health_status: healthy", as Docker calls it; the others as they are.
+fn shown_action(event: &Event) -> String {
+    let (_, action) = topic(event);
+    match event.attributes.get("healthStatus") {
+        Some(status) if action == "health_status" => format!("{action}: {status}"),
+        _ => action.to_owned(),
+    }
 }
 
 fn sorted(event: &Event) -> Vec<(&String, &String)> {
@@ -127,7 +139,7 @@ fn sorted(event: &Event) -> Vec<(&String, &String)> {
 
 fn text(event: &Event) -> String {
     let at = human::timestamp(event.time).unwrap_or(Timestamp::UNIX_EPOCH);
-    let (kind, action) = topic(event);
+    let ((kind, _), action) = (topic(event), shown_action(event));
     let attributes: Vec<_> = sorted(event).iter().map(|(k, v)| format!("{k}={v}")).collect();
     let attributes = match attributes.is_empty() {
         true => String::new(),
@@ -138,7 +150,7 @@ fn text(event: &Event) -> String {
 
 fn value(event: &Event) -> Value {
     let at = human::timestamp(event.time).unwrap_or(Timestamp::UNIX_EPOCH);
-    let (kind, action) = topic(event);
+    let ((kind, _), action) = (topic(event), shown_action(event));
     let attributes: serde_json::Map<String, Value> =
         sorted(event).into_iter().map(|(k, v)| (k.clone(), json!(v))).collect();
     json!({
@@ -178,5 +190,13 @@ mod tests {
         assert!(!is(&event, "start"));
         assert_eq!(value(&event)["Actor"]["Attributes"]["name"], "web");
         assert!(parse_filters(&["event".to_owned()]).is_err());
+        let event = Event {
+            topic: "container.health_status".to_owned(),
+            attributes: [("healthStatus".to_owned(), "healthy".to_owned())].into(),
+            ..event
+        };
+        assert!(text(&event).contains(" container health_status: healthy abc"), "{event:?}");
+        assert!(is(&event, "health_status") && is(&event, "health_status: healthy"));
+        assert!(!is(&event, "health_status: unhealthy"));
     }
 }

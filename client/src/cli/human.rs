@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use wharf_client::v1::{Container, ContainerState};
 
+use crate::cli::health;
+
 /// "2 minutes", "About an hour", of a number of seconds.
 pub(crate) fn age(seconds: i64) -> String {
     let counted = |count: i64, unit: &str| format!("{count} {unit}");
@@ -136,7 +138,9 @@ pub(crate) fn status(container: &Container, now: Timestamp) -> String {
     };
     match container.state() {
         ContainerState::Created => "Created".to_owned(),
-        ContainerState::Running => up(),
+        ContainerState::Running => {
+            format!("{}{}", up(), health::suffix(container.health.as_ref()))
+        }
         ContainerState::Paused => format!("{} (Paused)", up()),
         ContainerState::Stopped => match incarnation.and_then(|i| i.exit.as_ref()) {
             Some(exit) => {

@@ -8,7 +8,7 @@ use wharf_client::{
     v1::{Container, ContainerSpec, ContainerState, Image, Mount},
 };
 
-use crate::cli::{context::Context, explain, human, output, template::Template};
+use crate::cli::{context::Context, explain, health, human, output, template::Template};
 
 /// Show all that is known of containers and images
 #[derive(Debug, clap::Args)]
@@ -142,7 +142,7 @@ fn state(container: &Container) -> Value {
     let incarnation = container.incarnation.clone().unwrap_or_default();
     let exit = incarnation.exit.clone().unwrap_or_default();
     let is = |state| container.state() == state;
-    json!({
+    let mut shown = json!({
         "Status": human::state(container),
         "Running": is(ContainerState::Running) || is(ContainerState::Paused),
         "Paused": is(ContainerState::Paused),
@@ -157,7 +157,11 @@ fn state(container: &Container) -> Value {
         "Incarnation": incarnation.number,
         "StartedAt": time(incarnation.started_at),
         "FinishedAt": time(exit.finished_at),
-    })
+    });
+    if let Some(known) = &container.health {
+        shown["Health"] = health::state(known);
+    }
+    shown
 }
 
 /// As Docker has them.
@@ -230,7 +234,7 @@ fn mount(mount: &Mount) -> Value {
 }
 
 fn config(spec: &ContainerSpec) -> Value {
-    json!({
+    let mut shown = json!({
         "Hostname": spec.hostname,
         "User": spec.user,
         "Tty": spec.tty,
@@ -244,7 +248,11 @@ fn config(spec: &ContainerSpec) -> Value {
         "Labels": spec.labels,
         "StopSignal": spec.stop_signal,
         "ExposedPorts": exposed_ports(spec),
-    })
+    });
+    if let Some(check) = &spec.health_check {
+        shown["Healthcheck"] = health::config(check);
+    }
+    shown
 }
 
 fn exposed_ports(spec: &ContainerSpec) -> Value {

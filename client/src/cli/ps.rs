@@ -13,13 +13,16 @@ use crate::cli::{
 
 /// List containers
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Filters: status=created|running|paused|exited, name=PART, id=BEGINNING,
-ancestor=IMAGE, label=NAME[=VALUE], exited=CODE. All must hold; several of status or exited: any.
+#[command(
+    after_help = "Filters: status=created|running|paused|restarting|exited, name=PART, id=BEGINNING,
+ancestor=IMAGE, label=NAME[=VALUE], exited=CODE, health=starting|healthy|unhealthy|none.
+All must hold; several of status, exited or health: any.
 
 Examples:
   wharf ps
   wharf ps -aq --filter status=exited
-  wharf ps --format '{{.ID}}\\t{{.Names}}'")]
+  wharf ps --format '{{.ID}}\\t{{.Names}}'"
+)]
 pub(crate) struct PsArgs {
     /// Also those that do not run
     #[arg(short, long)]
@@ -72,9 +75,10 @@ pub(crate) async fn ps(context: &Context, args: PsArgs) -> Result<u8> {
         _ => None,
     };
     if filter.states.is_empty() && !args.all && limit.is_none() && exited.is_empty() {
-        for state in [ContainerState::Running, ContainerState::Paused, ContainerState::Unknown] {
-            filter.states.push(state.into());
+        for state in ["running", "paused", "unknown", "restarting"] {
+            filter.states.push(self::state(state)?.into());
         }
+        filter.restarting = Some(true);
     }
     let client = context.client().await?;
     let mut containers = client.list_containers_with(filter, args.size).await?;
@@ -110,6 +114,8 @@ pub(crate) async fn ps(context: &Context, args: PsArgs) -> Result<u8> {
 fn parse_filters(given: &[String]) -> Result<(ContainerFilter, Vec<i32>)> {
     let mut filter = ContainerFilter::default();
     let mut exited = Vec::new();
+    // Those that wait for their restart are wanted; those that do not are.
+    let mut restarting = (false, false);
     let once = |place: &mut String, value: &str, key: &str| {
         if !place.is_empty() {
             bail!("--filter {key} can be given only once");
@@ -122,7 +128,22 @@ fn parse_filters(given: &[String]) -> Result<(ContainerFilter, Vec<i32>)> {
             bail!("--filter {entry:?} is not KEY=VALUE, as in status=exited");
         };
         match key {
-            "status" => filter.states.push(state(value)?.into()),
+            "status" => {
+                filter.states.push(state(value)?.into());
+                match value {
+                    "restarting" => restarting.0 = true,
+                    "exited" | "stopped" => restarting.1 = true,
+                    _ => {}
+                }
+            }
+            "health" => match value {
+                "starting" | "healthy" | "unhealthy" | "none" => {
+                    filter.health.push(value.to_owned());
+                }
+                _ => bail!(
+                    "--filter health={value}: there are starting, healthy, unhealthy and none"
+                ),
+            },
             "name" => once(&mut filter.name, value, key)?,
             "id" => once(&mut filter.id, value, key)?,
             "ancestor" | "image" => once(&mut filter.image, value, key)?,
@@ -132,9 +153,15 @@ fn parse_filters(given: &[String]) -> Result<(ContainerFilter, Vec<i32>)> {
                 Err(_) => bail!("--filter {entry:?}: an exit code is a number"),
             },
             _ => {
-                bail!("--filter {entry:?}: there are status, name, id, ancestor, label and exited")
+                bail!(
+                    "--filter {entry:?}: there are status, name, id, ancestor, label, exited and \
+                     health"
+                )
             }
         }
+    }
+    if restarting.0 != restarting.1 {
+        filter.restarting = Some(restarting.0);
     }
     Ok((filter, exited))
 }
@@ -144,10 +171,13 @@ fn state(given: &str) -> Result<ContainerState> {
         "created" => ContainerState::Created,
         "running" => ContainerState::Running,
         "paused" => ContainerState::Paused,
-        "exited" | "stopped" => ContainerState::Stopped,
+        "exited" | "stopped" | "restarting" => ContainerState::Stopped,
         "unknown" => ContainerState::Unknown,
         _ => {
-            bail!("--filter status={given}: there are created, running, paused, exited and unknown")
+            bail!(
+                "--filter status={given}: there are created, running, paused, restarting, exited \
+                 and unknown"
+            )
         }
     })
 }
@@ -208,7 +238,15 @@ mod tests {
         assert_eq!(filter.states, [ContainerState::Stopped as i32]);
         assert_eq!(filter.labels, ["a=b", "c"]);
         assert_eq!((filter.name.as_str(), exited.as_slice()), ("web", &[1][..]));
-        for bad in ["status=gone", "x=y", "name", "exited=one"] {
+        let wanted = |given: &[&str]| {
+            let given: Vec<String> = given.iter().map(|&s| s.to_owned()).collect();
+            parse_filters(&given).expect("good").0
+        };
+        assert_eq!(wanted(&["status=restarting"]).restarting, Some(true));
+        assert_eq!(wanted(&["status=exited", "status=running"]).restarting, Some(false));
+        assert_eq!(wanted(&["status=exited", "status=restarting"]).restarting, None);
+        assert_eq!(wanted(&["health=healthy", "health=none"]).health, ["healthy", "none"]);
+        for bad in ["health=ill", "status=gone", "x=y", "name", "exited=one"] {
             assert!(parse_filters(&[bad.to_owned()]).is_err(), "{bad}");
         }
         assert!(parse_filters(&["name=a".to_owned(), "name=b".to_owned()]).is_err());

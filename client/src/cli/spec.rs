@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::ArgAction;
 use wharf_client::v1::{ContainerSpec, Mount, Resources};
 
-use crate::cli::parse::{env, log, mount, security, size, time, ulimit, userns};
+use crate::cli::{
+    health::HealthArgs,
+    parse::{env, log, mount, security, size, time, ulimit, userns},
+};
 
 /// Flags of `run` and `create`.
 #[derive(Debug, clap::Args)]
@@ -126,6 +129,9 @@ pub(crate) struct SpecArgs {
     /// Size of /dev/shm: 64m
     #[arg(long, value_name = "SIZE", help_heading = "File systems")]
     shm_size: Option<String>,
+
+    #[command(flatten)]
+    health: HealthArgs,
 
     #[command(flatten)]
     limits: ResourceArgs,
@@ -277,6 +283,7 @@ impl SpecArgs {
             runtime: self.runtime.clone().unwrap_or_default(),
             restart: self.restart.clone().unwrap_or_default(),
             log: log::log(self.log_driver.as_deref(), &self.log_opt)?,
+            health_check: self.health.check()?,
             user_namespace: userns::users(self.userns.as_deref(), &self.uidmap, &self.gidmap)?,
             seccomp: security.seccomp,
             privileged: self.privileged,

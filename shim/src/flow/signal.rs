@@ -38,13 +38,18 @@ impl Shim {
             let task = self.container(None)?.hold.task();
             task.signal(signal).map_err(|source| Error::Runtime { step: "signal init", source })?;
         } else if let Some(pidfd) = &process.pidfd {
+            if reach == Reach::All {
+                // It leads a session, and is not reaped: its number is that of its group.
+                process::signal_group(process.pid, signal)?;
+            }
             process::signal(pidfd, signal)?;
         } else {
             // An exec that was never started has no process to signal.
             return Err(Error::NoExec(process.name().to_owned()));
         }
-        if signal == libc::SIGKILL && self.init_state() == Some(State::Paused) {
-            // A frozen process does not die before it is thawed.
+        let for_one = is_init || reach == Reach::One;
+        if signal == libc::SIGKILL && for_one && self.init_state() == Some(State::Paused) {
+            // A frozen process does not die before it is thawed. A whole exec waits for that.
             self.resume(None)?;
         }
         Ok(())

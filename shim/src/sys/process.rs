@@ -218,6 +218,19 @@ fn wait(which: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Option<End
     Some(Ended { pid, ending })
 }
 
+/// Sends a signal to all of the group that a process leads; one that has nobody is no error.
+pub(crate) fn signal_group(leader: i32, signal: i32) -> Result<(), SysError> {
+    if leader <= 1 {
+        return Ok(());
+    }
+    // SAFETY: no memory is passed; the number is that of a group, never 0 or -1.
+    let result = unsafe { libc::kill(-leader, signal) };
+    match nix::errno::Errno::result(result) {
+        Ok(_) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(SysError::new("signal", "process group", errno)),
+    }
+}
+
 /// Sends a signal to the process behind a pidfd. `Ok(false)`: it has been reaped.
 pub(crate) fn signal(pidfd: impl AsFd, signal: i32) -> Result<bool, SysError> {
     // SAFETY: the descriptor is borrowed and therefore open; no siginfo is passed.

@@ -19,6 +19,7 @@ mod files;
 mod foreign;
 mod freeze;
 mod harness;
+mod health;
 mod image_spec;
 mod images;
 mod isolation;

@@ -70,7 +70,12 @@ fn lets(filter: &v1::ContainerFilter, record: &Record) -> bool {
             .id
             .strip_prefix("sha256:")
             .is_some_and(|hex| image.len() >= 12 && hex.starts_with(image.as_str()));
-    (filter.states.is_empty() || filter.states.contains(&state))
+    let health = record.health.as_ref().map_or("none", |health| health.status.as_str());
+    let stopped = state == i32::from(v1::ContainerState::Stopped);
+    let restarts = filter.restarting.is_none_or(|w| !stopped || w == record.restarts.waiting);
+    restarts
+        && (filter.health.is_empty() || filter.health.iter().any(|wanted| wanted == health))
+        && (filter.states.is_empty() || filter.states.contains(&state))
         && record.name.as_str().contains(&filter.name)
         && record.id.as_str().starts_with(&filter.id)
         && image_fits
@@ -113,6 +118,7 @@ mod tests {
                     state: State::Created,
                     remove_volumes: false,
                     restarts: Default::default(),
+                    health: None,
                 })
             })
             .collect()
@@ -150,6 +156,8 @@ mod tests {
         assert_eq!(names(&v1::ContainerFilter { image: "busybox".into(), ..f() }), 10);
         assert_eq!(names(&v1::ContainerFilter { image: "aaaaaaaaaaaa".into(), ..f() }), 10);
         assert_eq!(names(&v1::ContainerFilter { image: "other".into(), ..f() }), 0);
+        assert_eq!(names(&v1::ContainerFilter { health: vec!["none".into()], ..f() }), 10);
+        assert_eq!(names(&v1::ContainerFilter { health: vec!["healthy".into()], ..f() }), 0);
         let running = v1::ContainerState::Running.into();
         assert_eq!(names(&v1::ContainerFilter { states: vec![running], ..f() }), 0);
     }

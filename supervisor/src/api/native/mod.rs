@@ -4,6 +4,7 @@ mod containers;
 pub mod drain;
 mod events;
 mod files;
+mod health;
 mod images;
 mod list;
 mod once;

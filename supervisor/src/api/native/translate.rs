@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 use tonic::{Request, Status};
 use wharf_proto::v1;
 
-use super::status::from_fault;
+use super::{health, status::from_fault};
 use crate::{
     config::Network,
     drivers::logs::{self, cri},
@@ -120,6 +120,7 @@ pub(super) fn new_container(spec: Option<v1::ContainerSpec>) -> Result<NewContai
         privileged: spec.privileged,
         no_new_privileges: spec.no_new_privileges,
         log: spec.log.map(|log| log_rules(&log)).transpose()?,
+        health: spec.health_check.map(health::check).transpose()?,
     };
     Ok(NewContainer { name, spec })
 }
@@ -369,6 +370,7 @@ pub(super) fn container(containers: &Containers, record: &Record) -> v1::Contain
         size_root_bytes: None,
         restart_count: record.restarts.count,
         restarting: record.restarts.waiting,
+        health: record.health.as_deref().map(health::message),
     }
 }
 
@@ -432,6 +434,7 @@ fn spec(record: &Record) -> v1::ContainerSpec {
         privileged: spec.privileged,
         no_new_privileges: spec.no_new_privileges,
         log: spec.log.as_ref().map(log_message),
+        health_check: spec.health.as_ref().map(health::check_message),
     }
 }
 

@@ -276,6 +276,21 @@ impl Shim {
         self.task("Kill", &request, SHORT).await
     }
 
+    /// Sends a signal to an exec and to what it started in its session.
+    ///
+    /// # Errors
+    /// As `kill`.
+    pub async fn kill_session(&self, exec_id: &str, signal: i32) -> Result<(), ShimError> {
+        let request = KillRequest {
+            id: self.id.clone(),
+            exec_id: exec_id.into(),
+            signal: signal.unsigned_abs(),
+            // Ours; the others end the exec alone.
+            all: !self.is_foreign(),
+        };
+        self.task("Kill", &request, SHORT).await
+    }
+
     /// Forgets the task (its cgroup goes too) or an exec that has ended.
     ///
     /// # Errors

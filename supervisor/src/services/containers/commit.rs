@@ -258,6 +258,7 @@ mod tests {
             state: State::Created,
             remove_volumes: false,
             restarts: super::super::restart::Restarts::default(),
+            health: None,
         };
         let mut config = json!({
             "Entrypoint": ["/e"], "Cmd": ["c"], "Env": ["PATH=/bin", "B=0"], "Labels": {"k": "v"},

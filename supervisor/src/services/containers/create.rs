@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 use super::{
     Containers, Error, Window,
     driver::Driver,
+    health,
     machine::State,
     names,
     oci::ALL_CAPS,
@@ -141,6 +142,7 @@ impl Containers {
             state: State::Created,
             remove_volumes: false,
             restarts: Restarts::default(),
+            health: None,
         };
         let mut ops = Ops::new();
         ops.needs(Need::Growth);
@@ -206,6 +208,8 @@ impl Containers {
         ports.sort();
         ports.dedup();
         spec.exposed_ports = ports;
+        let own = spec.health.take().unwrap_or_default();
+        spec.health = own.over(health::of_image(&image.config_json).as_ref());
         if spec.stop_signal.is_none() {
             let config = image.config.config().as_ref();
             let signal = config.and_then(|c| c.stop_signal().clone()).unwrap_or_default();
@@ -320,6 +324,9 @@ fn check(spec: &Spec) -> Result<(), Error> {
         return Err(Error::field("spec.image", "the name of an image is needed"));
     }
     check_restart("spec.restart", spec.restart, spec.auto_remove)?;
+    if let Some(Err(bad)) = spec.health.as_ref().map(health::HealthCheck::check) {
+        return Err(Error::field(format!("spec.health_check.{}", bad.field), bad.problem));
+    }
     for (index, entry) in spec.env.iter().enumerate() {
         if entry.find('=').is_none_or(|at| at == 0) || entry.contains('\0') {
             let problem = format!("{entry:?} is not NAME=value");

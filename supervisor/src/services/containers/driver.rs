@@ -8,9 +8,14 @@ mod adopt;
 mod again;
 mod end;
 mod freeze;
+mod health;
 mod recover;
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use wharf_proto::shim::ExitRecord;
@@ -19,8 +24,10 @@ use super::{
     Error,
     exec::Watched,
     exec_record,
+    health::Probed,
     launch::{self, Window},
     machine::{self, State},
+    probe::Prober,
     record::Record,
     restart::{self, Policy},
     spec::{Resources, Signal},
@@ -89,6 +96,8 @@ pub struct Tools {
     pub removed: mpsc::Sender<(Namespace, String)>,
     /// So many are started by their policies at a time.
     pub restart_turns: Arc<Semaphore>,
+    /// So many health checks are begun at a time.
+    pub probe_turns: Arc<Semaphore>,
 }
 
 impl Tools {
@@ -213,6 +222,17 @@ pub enum Command {
         /// Which start.
         number: u64,
     },
+    /// From the task that asks it how it is.
+    Probed {
+        /// Which start was asked.
+        number: u64,
+        /// For how long it had run then.
+        ran: Duration,
+        /// What came of it.
+        probed: Box<Probed>,
+        /// Answered how long until the next; none: there is none.
+        reply: oneshot::Sender<Option<Duration>>,
+    },
     /// From the task that waits for the exit of a start.
     Ended {
         /// Which start.
@@ -249,6 +269,8 @@ pub(super) struct Driver {
     restarting: bool,
     /// When it was taken up from the store; `None`: it was made by this supervisor.
     taken_up: Option<Instant>,
+    /// Asks it how it is.
+    prober: Option<Prober>,
     inbox: mpsc::Receiver<Command>,
     own_queue: mpsc::WeakSender<Command>,
 }
@@ -264,7 +286,10 @@ impl Driver {
         Self::spawn_since(tools, record, Some(Instant::now()))
     }
 
-    fn spawn_since(tools: &Arc<Tools>, record: Record, taken_up: Option<Instant>) -> Handle {
+    fn spawn_since(tools: &Arc<Tools>, mut record: Record, taken_up: Option<Instant>) -> Handle {
+        if taken_up.is_some() {
+            health::kept(&tools.store, &mut record);
+        }
         let (commands, inbox) = mpsc::channel(QUEUE_LEN);
         let (view, view_rx) =
             watch::channel(View { record: Arc::new(record.clone()), gone: false });
@@ -280,6 +305,7 @@ impl Driver {
             successor: adopt::Successor::default(),
             restarting: false,
             taken_up,
+            prober: None,
             inbox,
             own_queue: commands.downgrade(),
         };
@@ -294,8 +320,10 @@ impl Driver {
     /// task is as small as its record.
     async fn run(mut self) {
         Box::pin(self.recover()).await;
+        self.tend_health();
         while let Some(command) = self.inbox.recv().await {
             Box::pin(self.obey(command)).await;
+            self.tend_health();
             if matches!(self.record.state, State::Removing { .. }) && self.view.borrow().gone {
                 return;
             }
@@ -327,6 +355,9 @@ impl Driver {
             }
             Command::KeepStill { until, reply } => self.keep_still(until, reply).await,
             Command::Adopt { number } => self.adopt(number).await,
+            Command::Probed { number, ran, probed, reply } => {
+                let _ = reply.send(self.probed(number, ran, *probed).await);
+            }
             Command::Ended { number, result } => self.ended(number, *result).await,
             Command::Under { ticket, command } => {
                 Box::pin(ticket.scope(self.obey(*command))).await;
@@ -436,6 +467,7 @@ impl Driver {
         self.record.revision += 1;
         self.record.restarts.started_uptime_ms =
             u64::try_from(host::uptime().as_millis()).unwrap_or(0);
+        self.begin_health();
         let event = self.event("container.start").with("pid", pid);
         self.commit_needing(Need::Removal, &[event], Durability::Power).await?;
         faultpoint::reach("start.committed").await;
@@ -584,6 +616,7 @@ impl Driver {
         requests::stamp(&mut ops, Some(&self.record))?;
         ops.needs(Need::Removal);
         ops.delete::<Record>(self.record.key());
+        health::forget(&mut ops, &self.record);
         for exec in exec_record::all(&self.tools.store, &self.record.id)? {
             exec_record::forget(&mut ops, &self.record.id, &exec.exec_id);
         }

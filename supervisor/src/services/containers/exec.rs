@@ -21,7 +21,7 @@ use super::{
     exec_record::{self, Stage},
     live,
     machine::End,
-    oci,
+    oci, probe,
     process::{self, Process},
     record::Record,
     running,
@@ -309,7 +309,10 @@ fn chunk(chunk: OutputChunk) -> (Stream, Vec<u8>) {
 }
 
 /// The process in OCI JSON, its user looked up in the container as it is now.
-async fn exec_process(record: &Arc<Record>, request: &ExecRequest) -> Result<Vec<u8>, Error> {
+pub(super) async fn exec_process(
+    record: &Arc<Record>,
+    request: &ExecRequest,
+) -> Result<Vec<u8>, Error> {
     let record = Arc::clone(record);
     let request = request.clone();
     tokio::task::spawn_blocking(move || {
@@ -456,6 +459,11 @@ pub(super) async fn take_up(tools: &Arc<Tools>, record: &Arc<Record>, shim: Opti
         };
         for exec_id in &in_shim {
             let Some(shim) = shim else { continue };
+            if probe::is_probe(exec_id) {
+                // Nobody waits for what it says any more.
+                drop(probe::put_away(shim, exec_id));
+                continue;
+            }
             match shim.exec_state(exec_id).await {
                 Ok(state) if state.status() == wharf_proto::task::Status::Created => {
                     undo_later(tools, record, shim, exec_id);

@@ -1,8 +1,10 @@
 //! A container as it is kept.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use super::{machine::State, process::Process, restart::Restarts, spec::Spec};
+use super::{health::Health, machine::State, process::Process, restart::Restarts, spec::Spec};
 use crate::{
     drivers::content::Digest,
     ids::{ContainerId, ContainerName, Namespace},
@@ -37,6 +39,9 @@ pub struct Record {
     /// By its restart policy.
     #[serde(default)]
     pub restarts: Restarts,
+    /// How it is, if that is checked. Kept apart: it changes often.
+    #[serde(skip)]
+    pub health: Option<Arc<Health>>,
 }
 
 /// An image at the moment when a container was made from it.

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{restart::Policy, seccomp::Seccomp, user_namespace::UserNamespace};
+use super::{
+    health::HealthCheck, restart::Policy, seccomp::Seccomp, user_namespace::UserNamespace,
+};
 use crate::{config::Network, drivers::logs::LogDriver};
 
 /// A container as it was asked for. Immutable but for name, labels and resources.
@@ -75,6 +77,8 @@ pub struct Spec {
     pub privileged: bool,
     /// Whether set-uid programs give nothing. Unset: unless privileged.
     pub no_new_privileges: Option<bool>,
+    /// Unset: the image's, and in a record none.
+    pub health: Option<HealthCheck>,
     /// Unset: as the configuration says.
     pub log: Option<Log>,
 }

@@ -96,6 +96,8 @@ pub struct ResolvedImage {
     pub chain_id: Option<Digest>,
     /// The config.
     pub config: ImageConfiguration,
+    /// The same as it came, with what OCI does not name.
+    pub config_json: String,
     /// The layers are not collected while it lives.
     pub hold: Hold,
 }
@@ -244,6 +246,7 @@ impl Images {
             manifest_digest: image.manifest_digest,
             chain_id: image.chain_id,
             config,
+            config_json: text,
             hold,
         })
     }

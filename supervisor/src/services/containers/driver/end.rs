@@ -85,6 +85,7 @@ impl Driver {
         });
         let code = end.exit_code;
         self.successor.let_go();
+        self.end_health();
         self.change_state(machine::Event::Ended(end), &events, Durability::Power).await;
         self.shim.send_replace(None);
         tracing::info!(container = self.record.id.short(), exit_code = code, "stopped");
