@@ -15,9 +15,9 @@ use wharf_proto::v1::{
     ListContainersRequest, ListImagesRequest, ListVolumesRequest, PauseContainerRequest, Process,
     ProcessesRequest, PruneContainersRequest, PruneFilter, PruneImagesRequest, PruneResponse,
     PruneVolumesRequest, ResizeRequest, RestartContainerRequest, ResumeContainerRequest,
-    RunContainerRequest, StartContainerRequest, StopContainerRequest, TagImageRequest,
-    UpdateContainerRequest, VersionRequest, VersionResponse, Volume, WaitContainerRequest,
-    WindowSize,
+    RunContainerRequest, ShutdownRequest, ShutdownResponse, StartContainerRequest,
+    StopContainerRequest, TagImageRequest, UpdateContainerRequest, VersionRequest, VersionResponse,
+    Volume, WaitContainerRequest, WindowSize,
 };
 
 use crate::{connection::Client, error::Error};
@@ -387,6 +387,14 @@ impl Client {
     /// What everything takes on the disk.
     pub async fn disk_usage(&self) -> Result<DiskUsageResponse, Error> {
         ask!(self, "Disk usage", LONG, DiskUsageRequest {}, system.disk_usage).await
+    }
+
+    /// Ends all containers, within `timeout` (the server's own if unset); from then on the supervisor
+    /// starts none.
+    pub async fn shut_down(&self, timeout: Option<Duration>) -> Result<ShutdownResponse, Error> {
+        let request = ShutdownRequest { timeout: timeout.and_then(|time| time.try_into().ok()) };
+        let deadline = timeout.unwrap_or(LONG).saturating_add(SLOW);
+        mutate!(self, "Shutdown", deadline, request, system.shutdown).await
     }
 
     /// Who answers.

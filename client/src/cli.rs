@@ -30,6 +30,7 @@ mod pull;
 mod registry;
 mod run;
 mod save;
+mod shutdown;
 mod spec;
 mod stats;
 mod stdio;
@@ -161,6 +162,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         C::Doctor(args) => care::doctor(context, args).await,
         C::Backup(args) => care::backup(context, args).await,
         C::Upgrade(args) => upgrade::upgrade(context, args).await,
+        C::Shutdown(args) => shutdown::shutdown(context, args).await,
         // `flat` has replaced the groups by what is in them.
         C::Container(ContainerCommand { .. })
         | C::Image(ImageCommand { .. })

@@ -158,6 +158,17 @@ pub enum SnapshotterChoice {
     Native,
 }
 
+/// What becomes of containers when the daemon is asked to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnStop {
+    /// They run on.
+    #[default]
+    Leave,
+    /// They are stopped first.
+    Stop,
+}
+
 /// How the daemon writes its own log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -184,6 +195,8 @@ struct File {
     cgroup_parent: Option<String>,
     default_network: Option<Network>,
     stop_timeout_seconds: Option<u64>,
+    on_stop: Option<OnStop>,
+    shutdown_timeout_seconds: Option<u64>,
     upgrade_timeout_seconds: Option<u64>,
     metadata_copy_seconds: Option<u64>,
     default_runtime: Option<String>,
@@ -253,6 +266,8 @@ const KEYS: &[&str] = &[
     "cgroup_parent",
     "default_network",
     "stop_timeout_seconds",
+    "on_stop",
+    "shutdown_timeout_seconds",
     "upgrade_timeout_seconds",
     "metadata_copy_seconds",
     "default_runtime",
@@ -335,6 +350,10 @@ pub struct Config {
     pub default_network: Network,
     /// Between the stop signal and SIGKILL.
     pub stop_timeout: Duration,
+    /// What becomes of containers when wharfd is asked to end.
+    pub on_stop: OnStop,
+    /// What all containers have to end in, together.
+    pub shutdown_timeout: Duration,
     /// What a new supervisor has to come up before the old one takes everything back.
     pub upgrade_timeout: Duration,
     /// What runs containers that do not say.
@@ -435,6 +454,8 @@ impl Config {
             cgroup_parent,
             default_network: file.default_network.unwrap_or(Network::None),
             stop_timeout: Duration::from_secs(file.stop_timeout_seconds.unwrap_or(10)),
+            on_stop: file.on_stop.unwrap_or_default(),
+            shutdown_timeout: Duration::from_secs(file.shutdown_timeout_seconds.unwrap_or(15)),
             upgrade_timeout: Duration::from_secs(file.upgrade_timeout_seconds.unwrap_or(20).max(1)),
             container_log_driver: file.container_log.driver.unwrap_or_default(),
             container_log_max_bytes: file.container_log.max_bytes.unwrap_or(64 << 20),

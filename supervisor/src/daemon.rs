@@ -35,7 +35,7 @@ use crate::{
         ContainersApi, EventsApi, FilesApi, ImagesApi, Once, RegistriesApi, SystemApi, VolumesApi,
         drain::DrainLayer,
     },
-    config::{Address, Config, SnapshotterChoice},
+    config::{Address, Config, OnStop, SnapshotterChoice},
     drivers::{
         content::ContentStore,
         handover::Message,
@@ -209,8 +209,9 @@ async fn run(config: &Arc<Config>, place: &mut Place) -> Result<End, Error> {
         .add_service(once.wrap(SystemServer::new(SystemApi {
             system,
             images,
-            containers,
+            containers: containers.clone(),
             volumes: volumes.clone(),
+            shutdown_timeout: config.shutdown_timeout,
         })));
     // Ends with the daemon.
     tokio::spawn(journal);
@@ -229,7 +230,13 @@ async fn run(config: &Arc<Config>, place: &mut Place) -> Result<End, Error> {
     let mut next = std::pin::pin!(next_one(config, place, &upgrades, wanted, &mut hangups));
     let (successor, progress) = tokio::select! {
         served = &mut serving => return served.map(|()| End::Asked),
-        () = &mut asked => return Ok(ending(config, place)),
+        () = &mut asked => {
+            if config.on_stop == OnStop::Stop {
+                notify::stopping();
+                containers.shut_down(config.shutdown_timeout).await;
+            }
+            return Ok(ending(config, place));
+        }
         next = &mut next => next,
     };
     let drained = async {
@@ -410,6 +417,7 @@ fn assemble(config: &Arc<Config>, upgrades: Upgrades) -> Result<Services, Error>
         removed,
         restart_turns: Arc::new(tokio::sync::Semaphore::new(RESTARTS_AT_ONCE)),
         probe_turns: Arc::new(tokio::sync::Semaphore::new(PROBES_AT_ONCE)),
+        ending: std::sync::atomic::AtomicBool::new(false),
     });
     // Ends with the last container's task.
     tokio::spawn(collect_orphans(images.clone(), orphans));

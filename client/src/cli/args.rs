@@ -24,6 +24,7 @@ use crate::cli::{
     registry::{LoginArgs, LogoutArgs, PushArgs, SearchArgs, TagsArgs},
     run::{CreateArgs, RunArgs},
     save::{SaveArgs, TagArgs},
+    shutdown::ShutdownArgs,
     stats::StatsArgs,
     system::{InfoArgs, VersionArgs},
     top::TopArgs,
@@ -166,6 +167,8 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Upgrade(UpgradeArgs),
     #[command(skip)]
+    Shutdown(ShutdownArgs),
+    #[command(skip)]
     Doctor(DoctorArgs),
     #[command(skip)]
     Backup(BackupArgs),
@@ -252,6 +255,7 @@ enum SystemVerb {
     Events(EventsArgs),
     Version(VersionArgs),
     Upgrade(UpgradeArgs),
+    Shutdown(ShutdownArgs),
     Doctor(DoctorArgs),
     Backup(BackupArgs),
 }
@@ -306,6 +310,7 @@ impl Command {
                 SystemVerb::Events(args) => Self::Events(args),
                 SystemVerb::Version(args) => Self::Version(args),
                 SystemVerb::Upgrade(args) => Self::Upgrade(args),
+                SystemVerb::Shutdown(args) => Self::Shutdown(args),
                 SystemVerb::Doctor(args) => Self::Doctor(args),
                 SystemVerb::Backup(args) => Self::Backup(args),
             },

@@ -177,22 +177,22 @@ async fn begins_anew(how: &str) -> Result<()> {
 
 #[tokio::test]
 async fn noise_in_the_metadata() -> Result<()> {
-    begins_anew("noise").await
+    Box::pin(begins_anew("noise")).await
 }
 
 #[tokio::test]
 async fn metadata_that_was_cut_off() -> Result<()> {
-    begins_anew("cut").await
+    Box::pin(begins_anew("cut")).await
 }
 
 #[tokio::test]
 async fn half_a_copy_of_the_metadata() -> Result<()> {
-    begins_anew("half a copy").await
+    Box::pin(begins_anew("half a copy")).await
 }
 
 #[tokio::test]
 async fn a_file_in_the_place_of_the_metadata() -> Result<()> {
-    begins_anew("another file").await
+    Box::pin(begins_anew("another file")).await
 }
 
 /// With a copy: what does not run is there too, and what has changed since is as it is now.

@@ -103,12 +103,12 @@ async fn from_starting_to_healthy_to_unhealthy_and_back() -> Result<()> {
     let first = health(&found);
     ensure!((first.status.as_str(), first.failing_streak) == ("starting", 0), "{first:?}");
     ensure!(first.log[0].exit_code == 1 && first.log[0].output == "asked 0\n", "{first:?}");
-    ensure!(listed(&mut api, "starting").await? == [id.clone()]);
-    ensure!(listed(&mut api, "none").await? == [plain.id.clone()]);
+    ensure!(listed(&mut api, "starting").await? == std::slice::from_ref(&id));
+    ensure!(listed(&mut api, "none").await? == std::slice::from_ref(&plain.id));
 
     sh(&mut api, &id, "touch /tmp/well").await?;
     is(&api, &id, "healthy").await?;
-    ensure!(listed(&mut api, "healthy").await? == [id.clone()]);
+    ensure!(listed(&mut api, "healthy").await? == std::slice::from_ref(&id));
     sh(&mut api, &id, "rm /tmp/well").await?;
     let ill = health(&is(&api, &id, "unhealthy").await?);
     ensure!(ill.failing_streak >= 2 && ill.log.len() <= 5, "{ill:?}");

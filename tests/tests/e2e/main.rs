@@ -37,6 +37,7 @@ mod restart;
 mod restarts;
 mod scale;
 mod seccomp;
+mod shutdown;
 mod soak;
 mod stdio;
 mod tls;

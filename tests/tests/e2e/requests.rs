@@ -5,8 +5,9 @@ use std::{fs, process::Stdio};
 use anyhow::{Context as _, Result, ensure};
 use tonic::Code;
 use wharf_proto::v1::{
-    ContainerState, CreateContainerRequest, DeleteContainerRequest, ExecRequest, ExecStart,
-    KillContainerRequest, Mount, RunContainerRequest, StartContainerRequest, StopContainerRequest,
+    Container, ContainerState, CreateContainerRequest, CreateVolumeRequest, DeleteContainerRequest,
+    DeleteVolumeRequest, ExecRequest, ExecStart, KillContainerRequest, ListVolumesRequest, Mount,
+    RestartContainerRequest, RunContainerRequest, StartContainerRequest, StopContainerRequest,
     UpdateContainerRequest, exec_request, exec_response,
 };
 use wharf_tests::{
@@ -181,6 +182,37 @@ async fn an_exec_runs_once() -> Result<()> {
 }
 
 /// The command line, while the supervisor is killed under it: every call succeeds, and once.
+#[tokio::test]
+async fn restarts_and_volumes_are_made_once() -> Result<()> {
+    let mut world = World::start().await?;
+    let mut api = world.with_busybox().await?;
+    let id = api.run_sleeper().await?.id;
+    let restart = || {
+        let message = RestartContainerRequest { container: id.clone(), ..Default::default() };
+        under("restart-1", message)
+    };
+    let make = || under("volume-1", CreateVolumeRequest::default());
+    let begun = api.containers.restart(restart()).await?.into_inner().container;
+    let volume = api.volumes.create(make()).await?.into_inner().volume.context("no volume")?;
+    let remove = || under("volume-2", DeleteVolumeRequest { volume: volume.name.clone() });
+    for round in 0..2 {
+        world.kill9()?;
+        world.restart().await?;
+        api = world.api()?;
+        let again = api.containers.restart(restart()).await?.into_inner().container;
+        let incarnation = |c: &Option<Container>| c.as_ref().and_then(|c| c.incarnation.clone());
+        ensure!(incarnation(&again) == incarnation(&begun), "round {round}: {again:?}");
+        if round == 0 {
+            let again = api.volumes.create(make()).await?.into_inner().volume;
+            ensure!(again.as_ref() == Some(&volume), "{again:?}");
+        }
+        api.volumes.delete(remove()).await?;
+        let left = api.volumes.list(ListVolumesRequest {}).await?.into_inner().volumes;
+        ensure!(left.is_empty(), "{left:?}");
+    }
+    world.finish().await
+}
+
 #[tokio::test]
 async fn the_client_asks_again_through_kills() -> Result<()> {
     let mut world = World::start().await?;

@@ -2,6 +2,8 @@
 
 use std::io::Read as _;
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -12,7 +14,7 @@ use wharf_proto::v1::{
 use super::{
     images::image_message,
     status::from_fault,
-    translate::{container, namespace, timestamp},
+    translate::{container, duration, namespace, timestamp},
     volumes::volume_message,
 };
 use crate::services::{
@@ -36,6 +38,8 @@ pub struct SystemApi {
     pub containers: Containers,
     /// As above.
     pub volumes: Volumes,
+    /// What all containers have to end in, if the caller does not say.
+    pub shutdown_timeout: Duration,
 }
 
 fn version(system: &System) -> v1::VersionResponse {
@@ -104,6 +108,17 @@ impl system_server::System for SystemApi {
             .map_err(|e| Status::internal(e.to_string()))?
             .map_err(|e| from_fault(&e))?;
         Ok(Response::new(self.usage_message(usage)))
+    }
+
+    async fn shutdown(
+        &self,
+        request: Request<v1::ShutdownRequest>,
+    ) -> Result<Response<v1::ShutdownResponse>, Status> {
+        let asked = request.into_inner().timeout.map(|time| duration("timeout", time));
+        let asked = asked.transpose().map_err(|e| from_fault(&e))?;
+        let budget = asked.unwrap_or(self.shutdown_timeout);
+        let done = self.containers.shut_down(budget).await;
+        Ok(Response::new(v1::ShutdownResponse { stopped: done.stopped, left: done.left }))
     }
 
     async fn collect(

@@ -13,7 +13,10 @@ mod recover;
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -98,6 +101,8 @@ pub struct Tools {
     pub restart_turns: Arc<Semaphore>,
     /// So many health checks are begun at a time.
     pub probe_turns: Arc<Semaphore>,
+    /// All containers are ended, and none is started.
+    pub ending: AtomicBool,
 }
 
 impl Tools {
@@ -384,6 +389,9 @@ impl Driver {
         if started || matches!(self.record.state, State::Running(_)) {
             return Ok(());
         }
+        if self.tools.ending.load(Ordering::SeqCst) {
+            return Err(super::shutdown::refusal(&self.record.name));
+        }
         let log_start = launch::prepare_log(&self.tools.log_path(&self.record))?;
         let next = self.next(machine::Event::Start { log_start }, "start")?;
         self.restarting = false;
@@ -492,7 +500,9 @@ impl Driver {
     async fn kill(&mut self, signal: Signal) -> Result<(), Error> {
         let verb = "kill";
         let own = self.record.spec.stop_signal.unwrap_or(Signal::TERM);
-        if signal == Signal::KILL || signal == own {
+        // Who ends all says nothing about one.
+        let by_user = !self.tools.ending.load(Ordering::SeqCst);
+        if by_user && (signal == Signal::KILL || signal == own) {
             let waited = self.record.restarts.waiting;
             self.put_down().await?;
             if waited {

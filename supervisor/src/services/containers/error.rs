@@ -144,6 +144,11 @@ pub enum Error {
     /// Too much is waiting for this container.
     #[error("container {0} has too many calls waiting: try again")]
     Busy(ContainerName),
+    /// All containers are being ended.
+    #[error(
+        "{0} is not started: this supervisor has ended all containers, the next one starts them"
+    )]
+    Ending(ContainerName),
     /// Its shim can't be reached, and no other has taken its place yet.
     #[error("container {0} runs, and its shim can't be reached now: try again")]
     Unreached(ContainerName),
@@ -216,6 +221,7 @@ impl Fault for Error {
             Self::File { source, .. } => io_kind(source),
             Self::Cursor(_) => Kind::OutOfRange,
             Self::Busy(_) => Kind::Exhausted,
+            Self::Ending(_) => Kind::Precondition,
             Self::Unreached(_) => Kind::Unavailable,
             // If its shim was killed, the next call says that there is no such exec.
             Self::ExecLost { .. } => Kind::Unavailable,
@@ -247,6 +253,7 @@ impl Fault for Error {
             Self::Cursor(_) => "CURSOR_OUT_OF_RANGE",
             Self::NoLog(_) => "NO_LOG",
             Self::Busy(_) => "BUSY",
+            Self::Ending(_) => "SHUTTING_DOWN",
             Self::Unreached(_) => "SHIM_UNREACHED",
             Self::ExecLost { .. } => "EXEC_LOST",
             Self::Unkillable(_) => "STOP_TIMEOUT",
@@ -262,6 +269,7 @@ impl Fault for Error {
             Self::NotFound(name) => container(name),
             Self::Removed(name)
             | Self::Busy(name)
+            | Self::Ending(name)
             | Self::Unreached(name)
             | Self::NoLog(name)
             | Self::Unkillable(name) => container(name),

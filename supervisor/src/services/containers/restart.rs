@@ -127,6 +127,12 @@ impl Restarts {
         Some(delay)
     }
 
+    /// All containers are ended: the next supervisor starts it, unless a user wanted it down.
+    pub fn suspend(&mut self, policy: Policy) {
+        self.waiting = policy != Policy::No && self.down_since_boot.is_none();
+        self.delay_ms = 0;
+    }
+
     /// A supervisor takes it up and it does not run; its last start was in the boot `ran_in` (empty:
     /// not known). Gives the pause until it is started, if it is.
     pub fn taken_up(&mut self, policy: Policy, ran_in: &str, boot_id: &str) -> Option<Duration> {
@@ -290,6 +296,21 @@ mod tests {
         assert_eq!(left, Some(Duration::from_millis(400)));
         assert_eq!(restarts.count, 3);
         assert_eq!(restarts.ended(Policy::Always, 1, SHORT), Some(Duration::from_millis(800)));
+    }
+
+    #[test]
+    fn what_was_suspended_is_started_by_the_next_supervisor() {
+        for policy in POLICIES {
+            let mut restarts = Restarts { delay_ms: 800, ..Restarts::default() };
+            restarts.suspend(policy);
+            let expected = (policy != Policy::No).then_some(Duration::ZERO);
+            for boot in ["now", "next"] {
+                assert_eq!(restarts.clone().taken_up(policy, "now", boot), expected, "{policy}");
+            }
+            restarts.put_down("now");
+            restarts.suspend(policy);
+            assert_eq!(restarts.taken_up(policy, "now", "now"), None, "{policy}");
+        }
     }
 
     #[test]

@@ -32,7 +32,10 @@ use crate::{
     drivers::snapshots::{RootView, Trash, Usage, measure},
     faultpoint,
     ids::{Namespace, VolumeName, random_hex},
-    services::events::{Event, Events, now_unix_ns},
+    services::{
+        events::{Event, Events, now_unix_ns},
+        requests,
+    },
     store::{Durability, Ops, Store},
 };
 
@@ -233,7 +236,11 @@ impl Volumes {
         let anonymous = new.name.is_none();
         let name = match new.name {
             Some(name) => name,
-            None => self.made_up()?,
+            // The same each time that the request comes.
+            None => match (requests::derived_id("volume"), requests::derived_id("volume/2")) {
+                (Some(one), Some(two)) => format!("{one}{two}").parse()?,
+                _ => self.made_up()?,
+            },
         };
         let _gate = Arc::clone(&self.inner.gate).read_owned().await;
         let _alone = self.inner.making.lock().await;
@@ -309,7 +316,17 @@ impl Volumes {
     ///
     /// # Errors
     /// When it is not there, or a container has it.
-    pub async fn remove(&self, namespace: &Namespace, name: &str) -> Result<Volume, Error> {
+    pub async fn remove(&self, namespace: &Namespace, name: &str) -> Result<(), Error> {
+        let mut ops = Ops::new();
+        requests::stamp(&mut ops, None)?;
+        match self.remove_with(namespace, name, ops).await {
+            // By this same request, before it came again.
+            Err(Error::NotFound(_)) if requests::was_done() => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn remove_with(&self, namespace: &Namespace, name: &str, ops: Ops) -> Result<(), Error> {
         let _gate = self.inner.gate.write().await;
         let volume = self.get(namespace, name)?;
         let users = self.users();
@@ -318,8 +335,7 @@ impl Volumes {
         {
             return Err(Error::InUse { volume: name.into(), container: container.clone() });
         }
-        self.take_away(volume.clone()).await?;
-        Ok(volume)
+        self.take_away(volume, ops).await
     }
 
     /// Takes away the anonymous ones of `names` that nobody uses (any more): with a container that had
@@ -337,8 +353,8 @@ impl Volumes {
                 Ok(volume) if volume.anonymous => {}
                 _ => continue,
             }
-            match self.remove(namespace, name).await {
-                Ok(_) | Err(Error::NotFound(_) | Error::InUse { .. }) => {}
+            match self.remove_with(namespace, name, Ops::new()).await {
+                Ok(()) | Err(Error::NotFound(_) | Error::InUse { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -368,7 +384,7 @@ impl Volumes {
                 let (volumes, one) = (self.clone(), volume.clone());
                 bytes += blocking(move || volumes.usage(&one)).await.map_or(0, |u| u.bytes);
             }
-            self.take_away(volume.clone()).await?;
+            self.take_away(volume.clone(), Ops::new()).await?;
             gone.push(volume);
         }
         Ok((gone, bytes))
@@ -543,9 +559,9 @@ impl Volumes {
         }
     }
 
-    async fn take_away(&self, mut volume: Volume) -> Result<(), Error> {
+    /// The record and the folder; `ops` becomes true with the decision.
+    async fn take_away(&self, mut volume: Volume, mut ops: Ops) -> Result<(), Error> {
         volume.removing = true;
-        let mut ops = Ops::new();
         ops.put(&volume.key(), &volume)?;
         self.inner.store.commit(ops, Durability::Power).await?;
         faultpoint::reach("volume.remove.marked").await;

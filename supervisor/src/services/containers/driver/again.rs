@@ -1,7 +1,10 @@
 //! Started again by the policy: when an end or a boot asks for it. The pause is slept by a task of
 //! its own, so that a container that waits can be stopped and deleted at once.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{Command, Driver, Error, State, View, machine::End};
 use crate::{
@@ -24,6 +27,10 @@ impl Driver {
     /// It is ending: what its policy says of that, in the record that is about to be committed.
     pub(super) fn decide_again(&mut self, end: &End) -> Option<(Duration, Event)> {
         if self.restarting {
+            return None;
+        }
+        if self.tools.ending.load(Ordering::SeqCst) {
+            self.record.restarts.suspend(self.record.spec.restart);
             return None;
         }
         let same_boot =
@@ -59,7 +66,7 @@ impl Driver {
         let waits = self.record.restarts.waiting
             && matches!(self.record.state, State::Stopped { .. })
             && self.record.state.number() == number;
-        if !waits {
+        if !waits || self.tools.ending.load(Ordering::SeqCst) {
             return;
         }
         if let Err(error) = self.start(Window::default(), By::Policy).await {
