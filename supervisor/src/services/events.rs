@@ -18,6 +18,10 @@ use crate::{
 
 /// Events kept.
 const KEPT: u64 = 100_000;
+/// How long the others are kept, by the wall clock.
+const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// So many are kept however old they look: a clock that was set forward makes all look old.
+const KEPT_AT_LEAST: u64 = 10_000;
 /// How often older ones are removed.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
 /// Events removed by one commit.
@@ -146,6 +150,17 @@ pub enum SubscribeError {
         /// The first that is kept.
         first: u64,
     },
+    /// It reads slower than events are trimmed.
+    #[error(
+        "the subscriber is too slow: it was at event {next}, and the journal begins at {first} by now: \
+         go on from there"
+    )]
+    FellBehind {
+        /// The next that it would have got.
+        next: u64,
+        /// The first that is kept.
+        first: u64,
+    },
     /// Not written yet.
     #[error("the journal ends at event {last}, {asked} does not exist yet")]
     Future {
@@ -163,6 +178,7 @@ impl Fault for SubscribeError {
     fn kind(&self) -> Kind {
         match self {
             Self::Trimmed { .. } | Self::Future { .. } => Kind::OutOfRange,
+            Self::FellBehind { .. } => Kind::Exhausted,
             Self::Store(e) => e.kind(),
         }
     }
@@ -170,6 +186,7 @@ impl Fault for SubscribeError {
     fn reason(&self) -> &'static str {
         match self {
             Self::Trimmed { .. } => "JOURNAL_TRIMMED",
+            Self::FellBehind { .. } => "SUBSCRIBER_TOO_SLOW",
             Self::Future { .. } => "JOURNAL_NOT_THERE_YET",
             Self::Store(e) => e.reason(),
         }
@@ -190,6 +207,8 @@ pub struct Subscription {
     next: u64,
     /// Numbers up to this one are replayed from the store.
     replay_to: u64,
+    /// `next` is a number of the journal's, not just its beginning.
+    has_number: bool,
     since_unix_ns: i64,
 }
 
@@ -220,13 +239,20 @@ impl Events {
             }
         };
         let store = self.store.clone();
-        Ok(Subscription { store, live, filter, next, replay_to: last, since_unix_ns })
+        let has_number = !matches!(begin, Begin::Time(_));
+        let replay_to = last;
+        Ok(Subscription { store, live, filter, next, replay_to, has_number, since_unix_ns })
     }
 
     /// Keeps the journal bounded, for as long as it is polled.
     pub async fn keep_bounded(self) {
         loop {
-            if let Err(error) = self.trim(KEPT).await {
+            let oldest = now_unix_ns() - i64::try_from(KEPT_FOR.as_nanos()).unwrap_or(i64::MAX);
+            let trimmed = async {
+                self.trim(KEPT).await?;
+                self.trim_older(oldest, KEPT_AT_LEAST).await
+            };
+            if let Err(error) = trimmed.await {
                 tracing::error!(error = crate::fault::chain(&error), "journal is not trimmed");
             }
             tokio::time::sleep(TRIM_EVERY).await;
@@ -247,9 +273,28 @@ impl Events {
         Ok(())
     }
 
+    /// Removes those at the beginning that are older than `oldest`, but for the last `kept`.
+    async fn trim_older(&self, oldest: i64, kept: u64) -> Result<(), Error> {
+        let last = self.store.last_sequence::<Event>()?;
+        let mut end = self.first()?.unwrap_or(last + 1);
+        for item in self.store.all::<Event>()? {
+            match item {
+                Ok((key, event)) if event.time_unix_ns < oldest => {
+                    end = sequence(&key).map_or(end, |number| number + 1);
+                    if end.saturating_add(kept) > last {
+                        break;
+                    }
+                }
+                Ok(_) => break,
+                // Passed over by those who read, too.
+                Err(_) => {}
+            }
+        }
+        self.trim(last.saturating_add(1).saturating_sub(end).max(kept)).await
+    }
+
     fn first(&self) -> Result<Option<u64>, Error> {
-        // One that can't be read is passed over, as when it is replayed.
-        Ok(self.store.all::<Event>()?.flatten().next().and_then(|(key, _)| sequence(&key)))
+        first(&self.store)
     }
 }
 
@@ -258,8 +303,8 @@ impl Subscription {
     /// reported. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// When the store can't be read.
-    pub async fn next(&mut self) -> Result<Vec<(u64, Event)>, Error> {
+    /// [`SubscribeError::FellBehind`], or when the store can't be read.
+    pub async fn next(&mut self) -> Result<Vec<(u64, Event)>, SubscribeError> {
         loop {
             if self.next <= self.replay_to {
                 let batch = self.replay()?;
@@ -286,7 +331,12 @@ impl Subscription {
         }
     }
 
-    fn replay(&mut self) -> Result<Vec<(u64, Event)>, Error> {
+    fn replay(&mut self) -> Result<Vec<(u64, Event)>, SubscribeError> {
+        let first = first(&self.store).ok().flatten().unwrap_or(self.next);
+        if first > self.next && self.has_number {
+            return Err(SubscribeError::FellBehind { next: self.next, first });
+        }
+        self.has_number = true;
         let mut batch = Vec::new();
         let mut seen = 0;
         for item in self.store.from::<Event>(&self.next.to_be_bytes())? {
@@ -318,6 +368,12 @@ impl Subscription {
     fn wants(&self, event: &Event) -> bool {
         event.time_unix_ns >= self.since_unix_ns && self.filter.lets(event)
     }
+}
+
+/// The number of the first event that is kept.
+fn first(store: &Store) -> Result<Option<u64>, Error> {
+    // One that can't be read is passed over, as when it is replayed.
+    Ok(store.all::<Event>()?.flatten().next().and_then(|(key, _)| sequence(&key)))
 }
 
 fn sequence(key: &[u8]) -> Option<u64> {
@@ -381,6 +437,49 @@ mod tests {
         let mut kept = events.subscribe(Begin::Sequence(16), Filter::default()).expect("kept");
         let got: Vec<u64> = kept.next().await.expect("read").iter().map(|(n, _)| *n).collect();
         assert_eq!(got, (16..=25).collect::<Vec<u64>>());
+    }
+
+    #[tokio::test]
+    async fn one_that_is_too_slow_is_told_where_it_fell_off() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("open");
+        let events = Events::new(store.clone());
+        for _ in 0..600 {
+            tell(&store, &events, "container.start").await;
+        }
+        let mut slow = events.subscribe(Begin::Sequence(1), Filter::default()).expect("kept");
+        let mut since = events.subscribe(Begin::Time(0), Filter::default()).expect("kept");
+        let got = slow.next().await.expect("read").last().map(|(number, _)| *number);
+        assert_eq!(got, Some(256));
+        events.trim(100).await.expect("commit");
+        let error = slow.next().await.expect_err("a gap");
+        assert!(matches!(error, SubscribeError::FellBehind { next: 257, first: 501 }), "{error}");
+        // Who asked for a time gets what is kept.
+        let begun = since.next().await.expect("read").first().map(|(number, _)| *number);
+        assert_eq!(begun, Some(501));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_jumps_takes_no_more_than_the_old() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(dir.path()).expect("open");
+        let events = Events::new(store.clone());
+        let namespace: Namespace = "default".parse().expect("valid");
+        // 1 and 2 are old; 5 looks old, as the clock was set back.
+        for time in [10, 20, 1000, 2000, 30, 3000] {
+            let mut ops = Ops::new();
+            let event = Event { time_unix_ns: time, ..Event::now(&namespace, "a.b", "id") };
+            events.append(&mut ops, &event).expect("small");
+            store.commit(ops, Durability::Process).await.expect("commit");
+        }
+        let first = |events: &Events| events.first().expect("read").expect("some");
+        events.trim_older(100, 6).await.expect("commit");
+        assert_eq!(first(&events), 1);
+        events.trim_older(100, 2).await.expect("commit");
+        assert_eq!(first(&events), 3);
+        // Set forward by years: all look old.
+        events.trim_older(i64::MAX, 2).await.expect("commit");
+        assert_eq!(first(&events), 5);
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ use crate::{
 
 /// Stamps kept.
 const KEPT: usize = 4096;
-/// How long they are kept at most.
+/// How long they are kept at most, by a clock that nobody sets.
 const KEPT_FOR: Duration = Duration::from_secs(3600);
 /// Answers kept in memory, so that a retry gets the very same bytes.
 const ANSWERS: usize = 512;
@@ -99,8 +99,8 @@ impl Fault for Error {
     }
 }
 
-/// Times and keys of stamps, the oldest first.
-type Order = VecDeque<(i64, Vec<u8>)>;
+/// When stamps were made, or found by this supervisor, and their keys; the oldest first.
+type Order = VecDeque<(Instant, Vec<u8>)>;
 
 /// The stamps; clones share them.
 #[derive(Clone, Debug)]
@@ -137,7 +137,9 @@ impl Requests {
             }
         }
         order.sort_unstable();
-        let order = Arc::new(Mutex::new(order.into()));
+        let now = Instant::now();
+        let order = order.into_iter().map(|(_, key)| (now, key)).collect();
+        let order = Arc::new(Mutex::new(order));
         Ok(Self { store, order, open: Arc::new(open) })
     }
 
@@ -224,13 +226,11 @@ impl Ticket {
             return Ok(());
         }
         let mut order = self.0.requests.order();
-        order.push_back((at_unix_ns, self.0.key.clone()));
-        let oldest =
-            at_unix_ns.saturating_sub(i64::try_from(KEPT_FOR.as_nanos()).unwrap_or(i64::MAX));
+        order.push_back((Instant::now(), self.0.key.clone()));
         for _ in 0..FORGET_AT_ONCE {
             let too_many = order.len() > KEPT;
             match order.front() {
-                Some((at, _)) if too_many || *at < oldest => {}
+                Some((at, _)) if too_many || at.elapsed() > KEPT_FOR => {}
                 _ => break,
             }
             if let Some((_, key)) = order.pop_front() {

@@ -104,8 +104,8 @@ impl Driver {
         ran: Duration,
         probed: Probed,
     ) -> Option<Duration> {
-        let current = self.record.state.current().is_some_and(|run| run.number == number);
-        if !current {
+        // One that was frozen in the middle of it says nothing by that.
+        if !matches!(&self.record.state, State::Running(run) if run.number == number) {
             return None;
         }
         let (health, check) = (self.record.health.as_mut()?, self.record.spec.health.as_ref()?);
