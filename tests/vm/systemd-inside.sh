@@ -105,41 +105,6 @@ if criu check -v4 >criu.log 2>&1; then
     check "runs after a pre-dump" "$(r state cr | jq -r .status)" running
     r checkpoint --image-path child --work-path work --parent-path ../parent cr; check "checkpoint over it" $? 0
     check "its parent" "$(readlink child/parent)" ../parent
-    before=$(cat rootfs/tmp/n)
-    restore() { # options
-        rm -f restore.log
-        (tail -f /dev/null | r --log restore.log restore -d --work-path work "$@" cr 2>&1 | cat >/dev/null) &
-        for _ in $(seq 300); do r state cr >/dev/null 2>&1 && break; sleep 0.1; done
-        check "restore ($*)" "$(cat restore.log 2>/dev/null)" ""
-    }
-    restore --image-path child
-    sleep 2
-    check "goes on after that" "$([ "$(cat rootfs/tmp/n)" -gt "$before" ] && echo yes)" yes
-    r checkpoint --image-path bad --parent-path /parent cr >bad.log 2>&1; check "an absolute parent" "$?" 1
-    check "is said to be" "$(grep -c 'must be' bad.log)" 1
-
-    # Memory on demand: who is left serves what who came has not yet touched.
-    mkfifo served
-    (r checkpoint --lazy-pages --page-server 127.0.0.1:27277 --status-fd 7 --image-path lazy --work-path work cr 7>served
-        echo $? >lazy.code) >lazy.log 2>&1 &
-    check "pages are served" "$(timeout 60 head -c 1 served | od -An -tu1 | tr -d ' ')" 0
-    criu lazy-pages --page-server --address 127.0.0.1 --port 27277 --images-dir lazy >pages.log 2>&1 &
-    for _ in $(seq 100); do [ -S lazy/lazy-pages.socket ] && break; sleep 0.1; done
-    before=$(cat rootfs/tmp/n)
-    lazy() { # a second container of the same bundle, as the first is still there to serve
-        (tail -f /dev/null | r --log restore.log restore -d --lazy-pages --image-path lazy --work-path lazy cr2 2>&1 | cat >/dev/null) &
-        for _ in $(seq 300); do r state cr2 >/dev/null 2>&1 && break; sleep 0.1; done
-    }
-    rm -f restore.log
-    change '.linux.cgroupsPath = "/wharf-test/cr2"'
-    lazy
-    check "restore on demand" "$(cat restore.log 2>/dev/null)" ""
-    sleep 2
-    check "goes on with its pages" "$([ "$(cat rootfs/tmp/n)" -gt "$before" ] && echo yes)" yes
-    for _ in $(seq 100); do [ -s lazy.code ] && break; sleep 0.1; done
-    check "the checkpoint ends" "$(cat lazy.code)" 0
-    [ "$(cat lazy.code)" = 0 ] || cat lazy.log
-    r delete --force cr2; check "delete that" $? 0
 else
     grep -E "Error|Warn" criu.log
     echo "skipped: criu"
