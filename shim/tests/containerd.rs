@@ -288,12 +288,13 @@ fn a_runtime_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_create_from_a_checkpoint_is_refused() {
+fn a_create_from_no_checkpoint_is_refused() {
     need_host!();
     let world = World::new();
     let mut client = world.client();
     world.write_config(&Container::sh("true"));
-    for (checkpoint, parent) in [("/tmp/image", ""), ("", "/tmp/parent")] {
+    // An image that is not there; a parent, which no caller sends.
+    for (checkpoint, parent, code) in [("/absent/image", "", 9), ("", "/absent/parent", 12)] {
         let request = task::CreateTaskRequest {
             id: world.id.clone(),
             bundle: world.bundle.display().to_string(),
@@ -302,7 +303,8 @@ fn a_create_from_a_checkpoint_is_refused() {
             ..Default::default()
         };
         let refused = client.task::<task::CreateTaskResponse>("Create", &request);
-        assert_eq!(refused.expect_err("refused").code, 12, "UNIMPLEMENTED");
+        let refused = refused.expect_err("refused");
+        assert_eq!(refused.code, code, "{}", refused.message);
     }
     // Nothing was begun.
     client.shutdown(&world.id);

@@ -210,6 +210,7 @@ fn run(
     if let Stdio::Fds { stdin, stdout, stderr } = stdio {
         kept.extend([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
     }
+    kept.extend(own_root.as_ref().map(|root| root.as_fd()));
     close_except(3 + preserved_fds.cast_signed(), &kept)
         .step(|| "close the caller's descriptors")?;
     let all = ns::MOUNT | ns::UTS | ns::IPC | ns::NET | ns::CGROUP;
