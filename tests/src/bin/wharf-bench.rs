@@ -23,7 +23,7 @@ use wharf_tests::{
 
 const BASE: &str = "/tmp";
 
-const SECTIONS: [&str; 5] = ["images", "wharf", "containerd", "shims", "runtimes"];
+const SECTIONS: [&str; 6] = ["images", "daemons", "wharf", "containerd", "shims", "runtimes"];
 
 const HELP: &str = "\
 Wharf beside Debian's containerd, runc and crun, as medians and ratios; needs root.
@@ -31,7 +31,7 @@ Wharf beside Debian's containerd, runc and crun, as medians and ratios; needs ro
 Usage: wharf-bench [--quick] [--only SECTION]
 
       --quick         few rounds of everything: to see that it runs
-      --only SECTION  images, wharf, containerd, shims or runtimes
+      --only SECTION  images, daemons, shims or runtimes; of the daemons also wharf or containerd alone
   -h, --help          this text
 
 Examples:
@@ -88,7 +88,7 @@ async fn main() -> Result<()> {
         println!("{}", images::run(BASE.as_ref(), if quick { 1 } else { 5 }).await?);
     }
     if !matches!(only, Some("runtimes" | "shims" | "images")) {
-        let with = |name: &str| only.is_none_or(|o| o == name);
+        let with = |name: &str| only.is_none_or(|o| o == "daemons" || o == name);
         println!("{}", daemons(plan, &image, with("wharf"), with("containerd")).await?);
     }
     if only.is_none_or(|o| o == "shims") {
