@@ -5,10 +5,20 @@
 set -euo pipefail
 shopt -s nullglob
 
+pids() { find "$1" -name cgroup.procs -exec cat {} + | sort -u; }
 for cgroup in /sys/fs/cgroup/{,*/}wharf-{test,demo,bench}-*; do
+    # Who is frozen dies only when it is let go: cgroup v1, then v2.
+    find "$cgroup" -name freezer.state -exec sh -c 'echo THAWED >"$1"' - {} \;
+    find "$cgroup" -name cgroup.freeze -exec sh -c 'echo 0 >"$1"' - {} \;
     while read -r pid; do
         kill -KILL "$pid" 2>/dev/null || true
-    done < <(find "$cgroup" -name cgroup.procs -exec cat {} + | sort -u)
+    done < <(pids "$cgroup")
+done
+for cgroup in /sys/fs/cgroup/{,*/}wharf-{test,demo,bench}-*; do
+    for _ in {1..100}; do
+        [ -z "$(pids "$cgroup")" ] && break
+        sleep 0.1
+    done
 done
 for folder in /tmp/w-?????? /tmp/wharf-demo.??????; do
     for proc in /proc/[0-9]*; do
