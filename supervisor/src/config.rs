@@ -3,6 +3,8 @@
 //! The file is TOML. Every key is in `docs/config.md`; a key that is not known is refused with the
 //! nearest one that is, since a misspelt limit must not silently be no limit.
 
+mod file;
+
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
@@ -12,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use file::{File, GcFile, read};
 use serde::Deserialize;
 
 use crate::{
@@ -22,7 +25,7 @@ use crate::{
     },
     services::{
         containers::user_namespace::{self, UserNamespace},
-        images::{Pressure, Relieve},
+        images::Pressure,
     },
 };
 
@@ -179,123 +182,6 @@ pub enum LogFormat {
     /// One object a line.
     Json,
 }
-
-/// The file, every key optional.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct File {
-    root: Option<PathBuf>,
-    state: Option<PathBuf>,
-    address: Option<String>,
-    group: Option<String>,
-    log_level: Option<String>,
-    log_format: Option<LogFormat>,
-    shim: Option<PathBuf>,
-    snapshotter: Option<SnapshotterChoice>,
-    cgroup_parent: Option<String>,
-    default_network: Option<Network>,
-    stop_timeout_seconds: Option<u64>,
-    on_stop: Option<OnStop>,
-    shutdown_timeout_seconds: Option<u64>,
-    upgrade_timeout_seconds: Option<u64>,
-    metadata_copy_seconds: Option<u64>,
-    default_runtime: Option<String>,
-    runtimes: BTreeMap<String, RuntimeFile>,
-    limits: LimitsFile,
-    container_log: ContainerLog,
-    tls: Option<TlsFile>,
-    registry_hosts: Option<PathBuf>,
-    registry_auth_file: Option<PathBuf>,
-    #[serde(rename = "registry-mirrors")]
-    registry_mirrors: Vec<String>,
-    #[serde(rename = "insecure-registries")]
-    insecure_registries: Vec<String>,
-    signatures: Vec<RuleFile>,
-    gc: GcFile,
-    default_userns: Option<String>,
-    userns_range: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ContainerLog {
-    driver: Option<LogDriver>,
-    max_bytes: Option<u64>,
-    max_files: Option<u32>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct GcFile {
-    high_percent: Option<u8>,
-    low_percent: Option<u8>,
-    images: Option<Relieve>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RuntimeFile {
-    path: PathBuf,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct LimitsFile {
-    calls: Option<usize>,
-    streams: Option<usize>,
-    call_seconds: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct TlsFile {
-    cert: PathBuf,
-    key: PathBuf,
-    client_ca: PathBuf,
-}
-
-/// All keys there are, with their tables.
-const KEYS: &[&str] = &[
-    "root",
-    "state",
-    "address",
-    "group",
-    "log_level",
-    "log_format",
-    "shim",
-    "snapshotter",
-    "cgroup_parent",
-    "default_network",
-    "stop_timeout_seconds",
-    "on_stop",
-    "shutdown_timeout_seconds",
-    "upgrade_timeout_seconds",
-    "metadata_copy_seconds",
-    "default_runtime",
-    "runtimes",
-    "limits",
-    "limits.calls",
-    "limits.streams",
-    "limits.call_seconds",
-    "container_log",
-    "container_log.driver",
-    "container_log.max_bytes",
-    "container_log.max_files",
-    "tls",
-    "tls.cert",
-    "tls.key",
-    "tls.client_ca",
-    "registry_hosts",
-    "registry_auth_file",
-    "registry-mirrors",
-    "insecure-registries",
-    "signatures",
-    "gc",
-    "gc.high_percent",
-    "gc.low_percent",
-    "gc.images",
-    "default_userns",
-    "userns_range",
-];
 
 /// What the command line and the environment said.
 #[derive(Clone, Debug, Default)]
@@ -548,51 +434,11 @@ fn absolute(key: &'static str, path: PathBuf) -> Result<PathBuf, ConfigError> {
     })
 }
 
-fn read(path: &Path) -> Result<File, ConfigError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-    parse(path, &text)
-}
-
-fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
-    let syntax = |source| ConfigError::Syntax { path: path.into(), source };
-    let table: toml::Table = text.parse().map_err(syntax)?;
-    for key in keys_of("", &table) {
-        // Names of runtimes are free; what is in them is checked when it is read.
-        if !KEYS.contains(&key.as_str()) && !key.starts_with("runtimes.") {
-            return Err(ConfigError::UnknownKey { path: path.into(), nearest: nearest(&key), key });
-        }
-    }
-    toml::from_str(text).map_err(syntax)
-}
-
-fn keys_of(prefix: &str, table: &toml::Table) -> Vec<String> {
-    let mut keys = Vec::new();
-    for (key, value) in table {
-        let key = format!("{prefix}{key}");
-        if let toml::Value::Table(inner) = value {
-            keys.extend(keys_of(&format!("{key}."), inner));
-        }
-        keys.push(key);
-    }
-    keys.sort_by_key(|k| k.matches('.').count());
-    keys
-}
-
-/// The known key that is most like `key`, if any is like it at all.
-fn nearest(key: &str) -> Option<String> {
-    KEYS.iter()
-        .map(|known| (strsim::jaro_winkler(known, key), known))
-        .filter(|(score, _)| *score > 0.75)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| (*known).into())
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
 
-    use super::{Address, Config, ConfigError, Overrides, parse};
+    use super::{Address, Config, ConfigError, Overrides, file::parse};
 
     #[test]
     fn unknown_keys_are_refused_with_the_nearest() {
@@ -619,10 +465,10 @@ mod tests {
         let example = page.split("```").nth(1).expect("an example");
         let example = example.strip_prefix("toml").expect("in TOML");
         parse(Path::new("docs/config.md"), example).expect("the example is valid");
-        let mut documented = super::keys_of("", &example.parse().expect("TOML"));
+        let mut documented = super::file::keys_of("", &example.parse().expect("TOML"));
         // Below [runtimes] stand names of the user's own.
         documented.retain(|key| !key.starts_with("runtimes."));
-        let mut known: Vec<String> = super::KEYS.iter().map(|k| (*k).into()).collect();
+        let mut known: Vec<String> = super::file::KEYS.iter().map(|k| (*k).into()).collect();
         documented.sort();
         known.sort();
         assert_eq!(documented, known);

@@ -13,6 +13,7 @@
 
 mod error;
 mod fill;
+mod prepared;
 mod record;
 
 use std::{
@@ -25,8 +26,9 @@ use std::{
 };
 
 pub use error::Error;
+pub use prepared::Prepared;
 pub use record::Volume;
-use tokio::sync::{OwnedRwLockReadGuard, RwLock};
+use tokio::sync::RwLock;
 
 use crate::{
     drivers::snapshots::{RootView, Trash, Usage, measure},
@@ -83,47 +85,6 @@ struct Inner {
 impl std::fmt::Debug for Volumes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Volumes").field("root", &self.inner.root).finish_non_exhaustive()
-    }
-}
-
-/// Volumes that a container is to have; what is new of them goes again when this is dropped before
-/// [`Prepared::keep`].
-#[derive(Debug)]
-pub struct Prepared {
-    new: Vec<Volume>,
-    volumes: Volumes,
-    kept: bool,
-    _gate: OwnedRwLockReadGuard<()>,
-}
-
-impl Prepared {
-    /// Adds the records of the new ones, and their events, to a commit.
-    ///
-    /// # Errors
-    /// When one is too large.
-    pub fn record(&self, ops: &mut Ops) -> Result<(), Error> {
-        for volume in &self.new {
-            self.volumes.record(volume, ops)?;
-        }
-        Ok(())
-    }
-
-    /// That commit has been done.
-    pub fn keep(mut self) {
-        self.kept = true;
-        for volume in &self.new {
-            self.volumes.settle(volume);
-        }
-    }
-}
-
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        if !self.kept {
-            for volume in &self.new {
-                self.volumes.inner.trash.throw(&self.volumes.folder(volume));
-            }
-        }
     }
 }
 
